@@ -1,0 +1,57 @@
+# Everything runs in .venv, made here from whatever Python 3.11 or 3.12 is on PATH (or PYTHON=...).
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test bench faults clean
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+PYTHON ?=
+PYTHONS := $(PYTHON) python3.11 python3.12 python3 python
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## install trtflow and its tools into .venv, at the versions of constraints.txt
+
+demo: venv ## convert, check, benchmark and promote the digits example
+	$(BIN)/trtflow run digits
+
+test: venv ## run every check: format, lint, types, import contracts, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+bench: venv ## measure what docs/evidence states
+	$(BIN)/python benchmarks/bench.py
+
+faults: venv ## kill, fill and truncate on purpose, and record what happened (slow)
+	$(BIN)/python benchmarks/faults.py
+
+clean: ## remove .venv and the tools' caches; the artifacts stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Older than a change of either file: installed again. A stamp is written only by an install that went through.
+$(STAMP): pyproject.toml constraints.txt
+	@if ! $(BIN)/python -c '$(SUPPORTED)' 2>/dev/null; then \
+	  unable=; chosen=; \
+	  for python in $(PYTHONS); do \
+	    "$$python" -c '$(SUPPORTED)' 2>/dev/null || continue; \
+	    if "$$python" -c 'import ensurepip, venv' 2>/dev/null; then chosen=$$python; break; fi; \
+	    unable=$$python; \
+	  done; \
+	  if [ -z "$$chosen" ] && [ -n "$$unable" ]; then \
+	    echo "$$unable has no venv module, which makes .venv: install it (Debian, Ubuntu: apt install $$unable-venv)" >&2; \
+	    exit 1; \
+	  elif [ -z "$$chosen" ]; then \
+	    echo "no Python 3.11 or 3.12 is on PATH (tried: $(strip $(PYTHONS))): install one," \
+	      "or name it: make venv PYTHON=/path/to/python3.11" >&2; \
+	    exit 1; \
+	  fi; \
+	  "$$chosen" -m venv --clear .venv; \
+	fi
+	@echo "installing into .venv: minutes the first time"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,demo]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""The steps that turn a trained model into verified engines. Nothing here imports Prefect."""
