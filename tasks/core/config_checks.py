@@ -1,0 +1,152 @@
+"""What must hold between the sections of one pipeline; each check lists what is wrong, with the path to it."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+from tasks.core.config_fields import Point, Problem, nearest, suggest
+from tasks.core.config_sections import (
+    PRECISIONS,
+    RUNTIMES,
+    BenchmarkConfig,
+    DataConfig,
+    EngineConfig,
+    GatesConfig,
+    PrecisionConfig,
+    PromoteConfig,
+)
+from tasks.core.signature import DimRange, InputSpec
+
+Inputs: TypeAlias = dict[str, InputSpec]
+Dims: TypeAlias = dict[str, DimRange]
+Precisions: TypeAlias = tuple[PrecisionConfig, ...] | None
+Engines: TypeAlias = tuple[EngineConfig, ...] | None
+
+
+def complete(at: Point, dims: Dims) -> Point:
+    """Fill in a measuring point: a dim that it leaves out is at its opt."""
+    return {**{name: dim.opt for name, dim in dims.items()}, **at}
+
+
+def input_problems(inputs: Inputs, dims: Dims) -> Iterator[Problem]:
+    """Every named dim of an input has a range, every range is used, sizes and bounds make sense."""
+    if not inputs:
+        yield Problem("no input is named", "name the model's inputs", ("inputs",))
+    for name, spec in inputs.items():
+        yield from _bounds_problems(("inputs", name, "range"), spec)
+        for axis, size in enumerate(spec.shape):
+            yield from _size_problems(("inputs", name, "shape", axis), size, dims)
+    used = {size for spec in inputs.values() for size in spec.shape}
+    for dim in dims.keys() - used:
+        names = sorted(str(size) for size in used if isinstance(size, str))
+        yield Problem(f"no input has a dim {dim!r}", suggest(dim, names) or "remove it", ("dims", dim))
+
+
+def _bounds_problems(path: tuple[str, ...], spec: InputSpec) -> Iterator[Problem]:
+    if spec.range is None:
+        return
+    low, high = spec.range
+    if not (math.isfinite(low) and math.isfinite(high)):
+        yield Problem("the range has no finite ends", "write [lowest, highest]", path)
+    elif low > high:
+        yield Problem(f"the range begins at {low} and ends at {high}", "write [lowest, highest]", path)
+
+
+def _size_problems(path: tuple[str | int, ...], size: int | str, dims: Dims) -> Iterator[Problem]:
+    if isinstance(size, int) and size < 1:
+        yield Problem(f"found the size {size}, expected at least 1", "write a size or the name of a dim", path)
+    if isinstance(size, str) and size not in dims:
+        near = nearest(size, dims)
+        cure = f"{near}add dims: {{{size}: {{min: 1, opt: 8, max: 32}}}} with its own sizes"
+        yield Problem(f"{size!r} is a dim without a range", cure, path)
+
+
+def dim_problems(dims: Dims) -> Iterator[Problem]:
+    """Every range is in order."""
+    for name, dim in dims.items():
+        if not dim.min <= dim.opt <= dim.max:
+            found = f"found min {dim.min}, opt {dim.opt}, max {dim.max}"
+            yield Problem(f"{found}, expected min <= opt <= max", "put them in order", ("dims", name))
+
+
+def point_problems(dims: Dims | None, benchmark: BenchmarkConfig, promote: PromoteConfig) -> Iterator[Problem]:
+    """Measuring points lie in the ranges, and promotion looks at one that is measured; no `dims`: not known yet."""
+    points = benchmark.at or ({},)
+    full = [complete(point, dims or {}) for point in points]
+    for index, point in enumerate(points):
+        path = ("benchmark", "at", index)
+        yield from _outside(path, point, dims)
+        if full.index(full[index]) < index:
+            yield Problem("the same point is listed twice", "remove one of them", path)
+    if promote.at is None:
+        return
+    outside = list(_outside(("promote", "at"), promote.at, dims))
+    yield from outside
+    if not outside and complete(promote.at, dims or {}) not in full:
+        cure = f"add {_flow(promote.at)} to benchmark.at, or use one of: {', '.join(map(_flow, full))}"
+        yield Problem(f"{_flow(promote.at)} is not one of benchmark.at", cure, ("promote", "at"))
+
+
+def _outside(path: tuple[str | int, ...], point: Point, dims: Dims | None) -> Iterator[Problem]:
+    for name, size in point.items() if dims is not None else ():
+        dim = (dims or {}).get(name)
+        if dim is None:
+            yield Problem(f"{name!r} is no dim of this pipeline", suggest(name, dims or {}), (*path, name))
+        elif not dim.min <= size <= dim.max:
+            cure = f"use {dim.min} to {dim.max}, or widen dims.{name}"
+            yield Problem(f"{size} is outside the range of {name!r}", cure, (*path, name))
+
+
+def _flow(point: Point) -> str:
+    return "{" + ", ".join(f"{name}: {size}" for name, size in point.items()) + "}"
+
+
+def variant_problems(precisions: Precisions, engines: Engines) -> Iterator[Problem]:
+    """Names are unique, and engines name precisions that are declared."""
+    declared = _precision_names(precisions)
+    yield from _repeated("precisions", [precision.name for precision in precisions or ()])
+    yield from _repeated("engines", [engine.name for engine in engines or ()])
+    for index, engine in enumerate(engines or ()):
+        for place, name in enumerate(engine.precisions or ()):
+            path = ("engines", index, "precisions", place)
+            if name not in declared:
+                yield Problem(f"{name!r} names no declared precision", suggest(name, declared), path)
+            elif name in (engine.precisions or ())[:place]:
+                yield Problem(f"{name!r} is listed twice", "remove one of them", path)
+
+
+def _repeated(section: str, names: Sequence[str]) -> Iterator[Problem]:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield Problem(f"the name {name!r} is already taken", "give each its own 'name'", (section, index))
+
+
+def gate_problems(precisions: Precisions, engines: Engines, gates: GatesConfig) -> Iterator[Problem]:
+    """Every parity gate names a precision, a kind or a result."""
+    names = _precision_names(precisions)
+    kinds = [precision.kind for precision in precisions or () if precision.kind not in names]
+    valid = [*names, *dict.fromkeys(kinds), *_result_ids(names, engines)]
+    for key in gates.parity:
+        if key not in valid:
+            yield Problem(f"{key!r} names no precision, kind or result", suggest(key, valid), ("gates", "parity", key))
+
+
+def _precision_names(precisions: Precisions) -> list[str]:
+    """Names that a precision may be called by; undeclared, any kind may turn out to be there."""
+    return list(PRECISIONS) if precisions is None else [precision.name for precision in precisions]
+
+
+def _result_ids(precisions: list[str], engines: Engines) -> list[str]:
+    chosen = {engine.name: engine.precisions for engine in engines or ()} or dict.fromkeys(RUNTIMES)
+    return [f"{engine}/{name}" for engine, names in chosen.items() for name in names or precisions]
+
+
+def metric_problems(data: DataConfig, gates: GatesConfig, promote: PromoteConfig) -> Iterator[Problem]:
+    """Whatever judges by the metric has one."""
+    if data.evaluation and data.evaluation.metric:
+        return
+    cure = "add data.evaluation.metric"
+    if gates.metric_drop is not None:
+        yield Problem("'metric_drop' has no metric to drop", cure, ("gates", "metric_drop"))
+    if promote.by == "metric":
+        yield Problem("there is no metric to promote by", cure, ("promote", "by"))

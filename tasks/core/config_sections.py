@@ -1,0 +1,310 @@
+"""The sections of one pipeline in a pipelines.yaml."""
+
+import re
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import model_validator as check
+
+from tasks.core.config_fields import FunctionRef, Name, PathText, Point, Problem, Section, Source, nearest, refusal
+
+PrecisionKind: TypeAlias = Literal["fp32", "fp16", "typed"]
+RuntimeName: TypeAlias = Literal["onnxruntime", "reference"]
+Objective: TypeAlias = Literal[
+    "latency_p50_ms", "latency_p90_ms", "latency_p99_ms", "throughput_per_s", "size_bytes", "metric"
+]
+
+PRECISIONS: tuple[PrecisionKind, ...] = ("fp32", "fp16", "typed")
+LATER_PRECISIONS = ("bf16", "int8", "fp8", "int4")
+RUNTIMES: tuple[RuntimeName, ...] = ("onnxruntime", "reference")
+LATER_RUNTIMES = ("tensorrt", "tensorrt-rtx")
+CRON_FIELDS = 5
+
+
+class TorchModel(Section):
+    """A PyTorch model: `torch` makes the module, `checkpoint` is loaded into it, `files` are globs it also reads."""
+
+    torch: FunctionRef
+    checkpoint: PathText | None = None
+    files: tuple[PathText, ...] = ()
+
+
+class OnnxModel(Section):
+    """A model that is an ONNX file already; `files` are globs of what lies beside it."""
+
+    onnx: PathText
+    files: tuple[PathText, ...] = ()
+
+
+def _one_framework(value: object) -> object:
+    """Refuse a model of no framework or of two, before the union is asked which one it is."""
+    if isinstance(value, TorchModel | OnnxModel):
+        return value
+    keys = list(value) if isinstance(value, dict) else []
+    if ("torch" in keys) != ("onnx" in keys):
+        return value
+    found = " and ".join(repr(key) for key in keys) or repr(value)
+    cure = 'write {torch: "module:function", checkpoint: FILE} or {onnx: FILE}'
+    raise refusal([Problem(f"found {found:.80}, expected exactly one of the keys 'torch' and 'onnx'", cure)])
+
+
+def _framework(value: object) -> str:
+    is_onnx = "onnx" in value if isinstance(value, dict) else isinstance(value, OnnxModel)
+    return "OnnxModel" if is_onnx else "TorchModel"
+
+
+ModelConfig: TypeAlias = Annotated[
+    Annotated[TorchModel, Tag("TorchModel")] | Annotated[OnnxModel, Tag("OnnxModel")],
+    Discriminator(_framework),
+    BeforeValidator(_one_framework),
+]
+
+
+class CalibrationConfig(Section):
+    """Data that shows a quantiser the usual ranges; exactly `samples` of it are consumed."""
+
+    source: Source
+    samples: int | None = Field(default=None, ge=1)
+
+
+class MetricConfig(Section):
+    """The user's own measure of quality over the evaluation data, and the bounds it must keep."""
+
+    function: FunctionRef
+    higher_is_better: bool = True
+    min: float | None = None
+    max: float | None = None
+
+    @check(mode="after")
+    def _ordered(self) -> Self:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise refusal([Problem(f"min {self.min} is above max {self.max}", "make min at most max")])
+        return self
+
+
+class EvaluationConfig(Section):
+    """Data with known answers; exactly `samples` of it are consumed."""
+
+    source: Source
+    samples: int | None = Field(default=None, ge=1)
+    metric: MetricConfig | None = None
+
+
+class DataConfig(Section):
+    """What the pipeline calibrates with and what it is judged by."""
+
+    calibration: CalibrationConfig | None = None
+    evaluation: EvaluationConfig | None = None
+
+
+def _regex(text: str) -> str:
+    try:
+        re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise refusal([Problem(f"{text!r} is not a regular expression: {error}", "correct the pattern")]) from None
+    return text
+
+
+class ExcludeConfig(Section):
+    """What stays in high precision: nodes whose name matches a pattern, and types of operators."""
+
+    nodes: tuple[Annotated[str, AfterValidator(_regex)], ...] = ()
+    op_types: tuple[str, ...] = ()
+
+
+def _yaml_schema(schema: dict[str, Any]) -> None:
+    """Describe a precision the way YAML writes it."""
+    options = {name: field for name, field in schema.pop("properties").items() if name != "kind"}
+    options_schema = {"type": "object", "properties": options, "additionalProperties": False}
+    kinds = {kind: {"anyOf": [options_schema, {"type": "null"}]} for kind in PRECISIONS}
+    wrapped = {"type": "object", "properties": kinds, "additionalProperties": False}
+    for key in ("type", "required", "additionalProperties"):
+        schema.pop(key, None)
+    schema["anyOf"] = [{"enum": list(PRECISIONS)}, {**wrapped, "minProperties": 1, "maxProperties": 1}]
+
+
+class PrecisionConfig(Section):
+    """One typed graph to make; YAML writes it `fp16` or `{fp16: {name: half, optional: true}}`."""
+
+    model_config = ConfigDict(json_schema_extra=_yaml_schema)
+    reserved: ClassVar[tuple[str, ...]] = ("method",)
+    implied: ClassVar[tuple[str, ...]] = ("kind",)
+
+    kind: PrecisionKind
+    name: Name = ""
+    optional: bool = False
+    exclude: ExcludeConfig = ExcludeConfig()
+
+    @check(mode="before")
+    @classmethod
+    def _from_yaml(cls, value: Any) -> Any:  # noqa: ANN401 -- whatever the YAML holds
+        """Bring the two ways of writing it to one, with the name filled in."""
+        if isinstance(value, str):
+            value = {"kind": value}
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, dict):
+            raise refusal([Problem(f"found {value!r:.60}, expected a precision", _EXAMPLE)])
+        options = value if "kind" in value else _unwrapped(value)
+        kind = options["kind"]
+        if kind in LATER_PRECISIONS:
+            raise refusal([Problem(f"precision {kind!r} is known, not yet supported", _use(PRECISIONS))])
+        return {"name": kind, **options} if kind in PRECISIONS else options
+
+    @check(mode="after")
+    def _excludes_something(self) -> Self:
+        if self.kind != "fp16" and self.exclude != ExcludeConfig():
+            message = f"'exclude' keeps nodes out of a lower precision, and {self.kind} lowers nothing"
+            raise refusal([Problem(message, "remove 'exclude'", ("exclude",))])
+        return self
+
+
+_EXAMPLE = "write one precision an item, like fp16 or {fp16: {name: half}}"
+
+
+def _unwrapped(value: dict[str, Any]) -> dict[str, Any]:
+    """Turn `{fp16: {name: half}}` into `{kind: fp16, name: half}`."""
+    if len(value) != 1:
+        raise refusal([Problem(f"found {len(value)} keys, expected one precision", _EXAMPLE)])
+    ((kind, options),) = value.items()
+    if options is None:
+        return {"kind": kind}
+    if not isinstance(options, dict):
+        raise refusal([Problem(f"the options of precision {kind!r} are no mapping", _EXAMPLE)])
+    if "kind" in options:
+        raise refusal([Problem("'kind' is given twice", _EXAMPLE)])
+    return {**options, "kind": kind}
+
+
+def _use(names: tuple[str, ...]) -> str:
+    return f"today this takes {', '.join(names)}"
+
+
+class EngineOptions(Section):
+    """How an engine is run: threads of the CPU, and where."""
+
+    threads: int | None = Field(default=None, ge=1)
+    device: Literal["cpu", "cuda"] = "cpu"
+
+
+class EngineConfig(Section):
+    """One runtime to build for, by default for every precision."""
+
+    reserved: ClassVar[tuple[str, ...]] = ("run_on", "interpreter")
+
+    runtime: RuntimeName
+    name: Name = ""
+    precisions: tuple[str, ...] | None = Field(default=None, min_length=1)
+    optional: bool = False
+    options: EngineOptions = EngineOptions()
+
+    @check(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:  # noqa: ANN401 -- whatever the YAML holds
+        known = isinstance(value, dict) and value.get("runtime") in RUNTIMES
+        return {"name": value["runtime"], **value} if known else value
+
+    @field_validator("runtime", mode="before")
+    @classmethod
+    def _supported(cls, value: object) -> object:
+        if value in LATER_RUNTIMES:
+            raise refusal([Problem(f"runtime {value!r} is known, not yet supported", _use(RUNTIMES))])
+        return value
+
+    @check(mode="after")
+    def _runs_there(self) -> Self:
+        if self.runtime == "reference" and self.options.device == "cuda":
+            problem = Problem("the reference runtime has no device 'cuda'", "use device: cpu", ("options", "device"))
+            raise refusal([problem])
+        return self
+
+
+class ParityGate(Section):
+    """How far an engine's outputs may be from the source framework's."""
+
+    max_abs_error: float | None = Field(default=None, ge=0)
+    rel_l2: float | None = Field(default=None, ge=0)
+    cosine: float | None = Field(default=None, ge=-1, le=1)
+    top1_agreement: float | None = Field(default=None, ge=0, le=1)
+
+    @check(mode="after")
+    def _bounds_something(self) -> Self:
+        if not self.model_dump(exclude_none=True):
+            raise refusal([Problem("the gate has no bound", f"set at least one of {', '.join(_BOUNDS)}")])
+        return self
+
+
+_BOUNDS = tuple(ParityGate.model_fields)
+
+
+class GatesConfig(Section):
+    """What an engine must pass; `metric_drop` is absolute, and 0.01 where there is a metric and none is given."""
+
+    metric_drop: float | None = Field(default=None, ge=0)
+    parity: dict[str, ParityGate] = Field(default_factory=dict)
+
+
+class BenchmarkConfig(Section):
+    """Where to measure, for how long a point, and whether beside the baselines."""
+
+    at: tuple[Point, ...] | None = Field(default=None, min_length=1)
+    seconds: float = Field(default=2.0, gt=0)
+    baselines: bool = True
+
+
+class PromoteConfig(Section):
+    """What the best engine is best by, and at which measured point."""
+
+    by: Objective = "latency_p50_ms"
+    at: Point | None = None
+
+
+class ExportConfig(Section):
+    """How a PyTorch model becomes ONNX."""
+
+    opset: int = Field(default=20, ge=18, le=23)
+    exporter: Literal["dynamo", "torchscript"] = "dynamo"
+
+
+class FoldConfig(Section):
+    """Which tool folds constants; YAML writes it `{with: polygraphy}`."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    tool: Literal["graphsurgeon", "polygraphy"] = Field(
+        default="graphsurgeon", validation_alias="with", serialization_alias="with"
+    )
+
+
+class ScheduleConfig(Section):
+    """When to run by itself: five fields of cron, and the time zone they are read in."""
+
+    cron: str
+    timezone: str = "UTC"
+
+    @field_validator("cron")
+    @classmethod
+    def _five_fields(cls, value: str) -> str:
+        if len(value.split()) != CRON_FIELDS:
+            cure = 'write minute, hour, day, month and weekday, like "0 3 * * *"'
+            raise refusal([Problem(f"{value!r} has {len(value.split())} fields, expected {CRON_FIELDS}", cure)])
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _real_zone(cls, value: str) -> str:
+        if value != "UTC" and not _is_zone(value):
+            from zoneinfo import available_timezones
+
+            near = nearest(value, sorted(available_timezones()))
+            raise refusal([Problem(f"there is no time zone {value!r}", f"{near}write it like Europe/Paris or UTC")])
+        return value
+
+
+def _is_zone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):  # not in the database, not a legal key, a folder of the database
+        return False
+    return True

@@ -1,0 +1,95 @@
+"""Writing files so that a reader, or a restart after a kill, sees all of a file or none of it."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from tasks.core.errors import StoreError
+
+# A writer that has just made its file may not hold its lock yet.
+_NOT_YET_LOCKED_SECONDS = 0.5
+
+_CURES = {
+    errno.ENOSPC: "free some space (`trtflow gc` drops what no run or promotion needs), then run again",
+    errno.EDQUOT: "raise the quota or free some space (`trtflow gc`), then run again",
+    errno.EROFS: "the file system is read-only: choose another place with --store",
+    errno.EACCES: "make it writable for this user, or choose another place with --store",
+    errno.EPERM: "make it writable for this user, or choose another place with --store",
+}
+
+
+@contextlib.contextmanager
+def store_errors(place: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a StoreError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        cure = _CURES.get(error.errno or 0, "check that path and its file system")
+        raise StoreError(f"cannot write the store at {place}: {error.strerror or error}", cure) from error
+
+
+def write_atomically(path: Path, content: str) -> None:
+    """Replace `path` by `content`: readers see the old text or the new one, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hidden = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        with hidden.open("w", encoding="utf-8") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)  # says that its writer lives: see `remove_abandoned`
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+            hidden.rename(path)
+    finally:
+        hidden.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def remove_abandoned(partial: Path) -> None:
+    """Remove a file that `write_atomically` had not finished when its process was killed."""
+    with contextlib.suppress(FileNotFoundError, BlockingIOError), partial.open("rb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        age = time.time() - os.fstat(stream.fileno()).st_mtime
+        if age > _NOT_YET_LOCKED_SECONDS:
+            partial.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_file(path: Path) -> None:
+    """Make the bytes of `path` survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give `source`, a file of the store that is never written again, a second name."""
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another file system, or one without hard links: a copy serves as well
+        shutil.copyfile(source, target)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder that readers may see: hide it first, so that nobody sees half of it."""
+    hidden = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        folder.rename(hidden)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(hidden, ignore_errors=True)

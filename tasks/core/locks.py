@@ -1,0 +1,108 @@
+"""Locks between processes that a `kill -9` cannot leave behind: the kernel drops a flock with its holder."""
+
+import contextlib
+import fcntl
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from tasks.core.errors import StepError
+
+Mode = Literal["shared", "exclusive"]
+_POLL_SECONDS = 0.02
+
+
+def _try_flock(handle: int, mode: Mode) -> bool:
+    operation = fcntl.LOCK_SH if mode == "shared" else fcntl.LOCK_EX
+    try:
+        fcntl.flock(handle, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _acquire(handle: int, mode: Mode, stop: threading.Event) -> None:
+    """Wait for the lock by polling: a blocking flock in a thread could not be interrupted."""
+    while not _try_flock(handle, mode):
+        if stop.wait(_POLL_SECONDS):
+            raise StepError("stopped while it waited for another run")
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, stop: threading.Event) -> Iterator[None]:
+    """Hold `path` alone among processes and threads; the file is there only while somebody holds or awaits it."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            _acquire(handle, "exclusive", stop)
+            if not _is_still(path, handle):
+                continue  # the holder we waited for removed this file: lock the new one
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+        finally:
+            os.close(handle)
+
+
+def _is_still(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+def try_file_lock(path: Path) -> Callable[[], None] | None:
+    """Take `path` if nobody holds it; returns what releases it, or None."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    if not _try_flock(handle, "exclusive") or not _is_still(path, handle):
+        os.close(handle)
+        return None
+
+    def release() -> None:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+    return release
+
+
+class HostLock:
+    """One readers-writer lock for the host: computing steps share it, a CPU benchmark holds it alone.
+
+    A benchmark first closes a turnstile, so that it is not starved by steps that keep coming.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder or _host_folder()
+
+    @contextlib.contextmanager
+    def hold(self, mode: Mode, stop: threading.Event) -> Iterator[None]:
+        """Hold the lock for the length of the block."""
+        turnstile, lock = self._open("turnstile"), self._open("lock")
+        try:
+            _acquire(turnstile, mode, stop)
+            _acquire(lock, mode, stop)
+            fcntl.flock(turnstile, fcntl.LOCK_UN)
+            yield
+        finally:
+            os.close(lock)
+            os.close(turnstile)
+
+    def _open(self, name: str) -> int:
+        path = self._folder / f"trtflow.{name}"
+        try:
+            # Without O_CREAT: in a sticky folder the kernel refuses it for a file of another user.
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            os.fchmod(handle, 0o666)  # every user of the host shares it, whatever the umask of the first
+            return handle
+
+
+def _host_folder() -> Path:
+    shared = Path("/run/lock")
+    return shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())

@@ -1,0 +1,145 @@
+"""What is promoted: immutable records, and promoted.json derived from them."""
+
+import threading
+import uuid
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from tasks.core.errors import PromotionError, StoreError
+from tasks.core.files import store_errors, write_atomically
+from tasks.core.frozen import Frozen
+from tasks.core.locks import file_lock
+
+
+class Promotion(Frozen):
+    """One promotion or rollback; `id` and `key` are what is in force after it (empty: nothing is)."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["promotion", "rollback"]
+    pipeline: str
+    id: str
+    key: str
+    artifact: str
+    reason: str
+    at: str
+    by_hand: bool = False
+    barred: str | None = None
+
+
+class PromotedState(Frozen):
+    """Derived from the records: what is in force, and which keys may not be promoted by a run."""
+
+    current: Promotion | None
+    barred: tuple[str, ...]
+
+
+class Choice(Frozen):
+    """An engine to promote."""
+
+    id: str
+    key: str
+    artifact: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Promotions:
+    """The promotions of one pipeline."""
+
+    root: Path
+    pipeline: str
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the records."""
+        return self.root / self.pipeline / "promotions"
+
+    def records(self) -> list[Promotion]:
+        """All records, oldest first."""
+        return [_read(path) for path in sorted(self.folder.glob("[!.]*.json"))]
+
+    def state(self) -> PromotedState:
+        """What is in force."""
+        return _replay(self.records())[0]
+
+    def promote(self, choice: Choice, *, by_hand: bool = False) -> Promotion:
+        """Put an engine in force, unless it is already; by hand this also lifts the bar of its key."""
+        with self._alone():
+            state = self.state()
+            if choice.key in state.barred and not by_hand:
+                raise PromotionError(
+                    f"{choice.id} was rolled back", f"to lift that: trtflow promote {self.pipeline} {choice.id}"
+                )
+            if state.current and (state.current.key, state.current.id) == (choice.key, choice.id):
+                return state.current
+            return self._write(
+                Promotion(kind="promotion", pipeline=self.pipeline, at=_now(), by_hand=by_hand, **choice.model_dump())
+            )
+
+    def rollback(self, reason: str) -> Promotion:
+        """Bar what is in force and put what was in force before it back."""
+        with self._alone():
+            state, before = _replay(self.records())
+            if state.current is None:
+                raise PromotionError(f"nothing of {self.pipeline} is promoted", "there is nothing to roll back")
+            barred = state.current.key
+            previous = next((old for old in reversed(before) if old.key not in (*state.barred, barred)), None)
+            return self._write(
+                Promotion(
+                    kind="rollback",
+                    pipeline=self.pipeline,
+                    id=previous.id if previous else "",
+                    key=previous.key if previous else "",
+                    artifact=previous.artifact if previous else "",
+                    reason=reason,
+                    at=_now(),
+                    by_hand=True,
+                    barred=barred,
+                )
+            )
+
+    def _alone(self) -> AbstractContextManager[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return file_lock(self.folder / ".promotions.lock", self.stop)
+
+    def _write(self, record: Promotion) -> Promotion:
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}Z-{uuid.uuid4().hex[:6]}.json"
+        with store_errors(self.root):
+            write_atomically(self.folder / name, record.model_dump_json(indent=1) + "\n")
+            state = self.state().model_dump_json(indent=1)
+            write_atomically(self.root / self.pipeline / "promoted.json", state + "\n")
+        return record
+
+
+def _replay(records: list[Promotion]) -> tuple[PromotedState, list[Promotion]]:
+    """State after all records, and the promotions that were in force before the current one, oldest first."""
+    current: Promotion | None = None
+    before: list[Promotion] = []
+    barred: list[str] = []
+    for record in records:
+        if record.kind == "promotion":
+            before += [current] if current else []
+            barred = [key for key in barred if key != record.key]
+            current = record
+        else:
+            barred += [record.barred] if record.barred else []
+            current = record if record.key else None
+            before = [old for old in before if old.key != record.key]
+    return PromotedState(current=current, barred=tuple(dict.fromkeys(barred))), before
+
+
+def _read(path: Path) -> Promotion:
+    try:
+        return Promotion.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise StoreError(f"{path} is not a promotion record", "restore it from a backup, or remove it") from error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

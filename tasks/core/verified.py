@@ -1,0 +1,94 @@
+"""Which files of artifacts are known to be intact, so that a warm run reads no more than their stat."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from tasks.core.digests import Fingerprint, fingerprint, sha256_file
+from tasks.core.files import write_atomically
+from tasks.core.report import FileRecord
+
+_SIDECAR = ".verified"
+_REPORT = "report.json"
+# Files whose bytes this process hashed itself: nothing is hashed twice in one run.
+_hashed: dict[Fingerprint, str] = {}
+
+
+class Verified:
+    """Compares files with their reports: by size, time and inode where those are as they were, else by sha256."""
+
+    def __init__(self, root: Path, *, hash_all: bool) -> None:
+        self._root = root
+        self._hash_all = hash_all
+
+    def remember(self, folder: Path, files: Iterable[FileRecord]) -> None:
+        """Note that the files of a folder are intact now, and what its report's own digest is."""
+        for record in files:
+            _hashed[fingerprint(folder / record.name)] = record.sha256
+        self._write(folder, [*(record.name for record in files), _REPORT])
+
+    def first_problem(self, folder: Path, files: Iterable[FileRecord]) -> str | None:
+        """One plain sentence about the first file that is missing, truncated or edited, or None."""
+        marks = _read_marks(folder)
+        records = list(files)
+        problem = self._report_problem(folder, marks)
+        if problem:
+            return problem
+        stale = [r for r in records if self._hash_all or marks.get(r.name) != _mark(folder / r.name)]
+        for record in stale:
+            problem = self.problem(folder, record, thorough=True)
+            if problem:
+                return problem
+        if stale and os.access(folder, os.W_OK):
+            self._write(folder, [*(record.name for record in records), _REPORT])
+        return None
+
+    def problem(self, folder: Path, record: FileRecord, *, thorough: bool) -> str | None:
+        """What is wrong with one file: its size, and its sha256 when `thorough`."""
+        path = folder / record.name
+        try:
+            mark = fingerprint(path)
+        except OSError:
+            return f"{record.name} is missing"
+        if mark.size != record.bytes:
+            return f"{record.name} has {mark.size} of {record.bytes} bytes"
+        if thorough and _sha256(path, mark) != record.sha256:
+            return f"{record.name} was edited: its sha256 is not the reported one"
+        return None
+
+    def _report_problem(self, folder: Path, marks: dict[str, list[object]]) -> str | None:
+        noted = marks.get(_REPORT)
+        if noted is None or (noted == _report_mark(folder)):
+            return None
+        return f"{_REPORT} was edited" if noted[3:] != _report_mark(folder)[3:] else None
+
+    def _write(self, folder: Path, names: list[str]) -> None:
+        marks = {name: _mark(folder / name) for name in names if name != _REPORT}
+        marks[_REPORT] = _report_mark(folder)
+        write_atomically(folder / _SIDECAR, json.dumps(marks))
+
+
+def _sha256(path: Path, mark: Fingerprint) -> str:
+    if mark not in _hashed:
+        _hashed[mark] = sha256_file(path)
+    return _hashed[mark]
+
+
+def _mark(path: Path) -> list[object] | None:
+    try:
+        return list(fingerprint(path))
+    except OSError:
+        return None
+
+
+def _report_mark(folder: Path) -> list[object]:
+    return [*fingerprint(folder / _REPORT), sha256_file(folder / _REPORT)]
+
+
+def _read_marks(folder: Path) -> dict[str, list[object]]:
+    try:
+        marks = json.loads((folder / _SIDECAR).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # an artifact that was copied without it: hash the files once
+        return {}
+    return marks if isinstance(marks, dict) else {}
