@@ -1,0 +1,323 @@
+"""What every runtime has in common: the values it takes and gives, and the two Protocols it satisfies."""
+
+import gc
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Protocol, Self
+
+from pydantic import JsonValue, ValidationError
+
+from tasks.core.errors import StepError
+from tasks.core.frozen import Frozen
+from tasks.core.signature import DimRange, Signature
+from tasks.core.tensors import Tensors
+
+if TYPE_CHECKING:
+    import onnx
+
+
+ENGINE = "model.engine"
+CARD = "card.json"
+
+
+class Capabilities(Frozen):
+    """What a runtime can do on this host, or why it is not available here and what would cure that."""
+
+    runtime: str
+    available: bool
+    version: str = ""
+    reason: str = ""
+    cure: str = ""
+    devices: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
+    profiles: bool = False
+    refit: bool = False
+    streams: bool = False
+    layers: bool = False
+    deployable: bool = True
+
+
+class TensorSpec(Frozen):
+    """One input or output: a dim is a size, the name of a dim, or "?" where only running the model tells."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class EngineCard(Frozen):
+    """An engine's identity: what made it, what it is bound to, what it takes and gives, and how to open it."""
+
+    card_version: Literal[1] = 1
+    runtime: str
+    runtime_version: str
+    precision: str
+    device: str
+    host: dict[str, str]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    dims: dict[str, DimRange]
+    settings: dict[str, JsonValue]
+    engine_bytes: int
+    engine_sha256: str
+
+
+class BuildRequest(Frozen):
+    """Compile `model`, typed ONNX of kind `precision`, into `folder`, and check it on `golden`, a file of batches."""
+
+    runtime: str
+    model: Path
+    precision: str
+    signature: Signature
+    golden: Path
+    host: dict[str, str]
+    options: dict[str, JsonValue]
+    folder: Path
+
+
+class BuildMetrics(Frozen):
+    """What a build made: `rejected` has one sentence for each optimisation that was tried and refused."""
+
+    size_bytes: int
+    optimization: str
+    rejected: tuple[str, ...]
+    agreement_rel_l2: float
+
+
+class OpenOptions(Frozen):
+    """What may differ each time an engine is opened; None takes what the card says."""
+
+    threads: int | None = None
+
+
+class Samples(Frozen):
+    """Raw times, one per inference, in the order in which they were taken."""
+
+    nanoseconds: tuple[int, ...]
+
+
+class MemoryUse(Frozen):
+    """What an open engine holds beyond what its process held before."""
+
+    host_bytes: int
+    device_bytes: int
+
+
+class LayerTime(Frozen):
+    """Time that one layer of an engine took."""
+
+    name: str
+    kind: str
+    nanoseconds: int
+
+
+class Session(Protocol):
+    """An open engine; leaving its context frees what it holds."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+    def infer(self, feeds: Tensors) -> Tensors:
+        """Run once, host memory to host memory."""
+
+    def time(self, feeds: Tensors, seconds: float) -> Samples:
+        """Run for `seconds`, at least once, and time each run."""
+
+    def memory(self) -> MemoryUse:
+        """Tell what the session holds now."""
+
+    def layers(self) -> tuple[LayerTime, ...]:
+        """Time every layer of one run; empty where the runtime cannot."""
+
+
+class Runtime(Protocol):
+    """Compiles typed graphs into engines and opens them."""
+
+    def probe(self) -> Capabilities:
+        """Tell what works here, or why nothing does; never raises for a library that is missing."""
+
+    def build(self, request: BuildRequest, folder: Path) -> BuildMetrics:
+        """Write `model.engine` and `card.json` into `folder`."""
+
+    def open(self, engine: Path, card: EngineCard, options: OpenOptions) -> Session:
+        """Open an engine; a card that does not fit this host is refused before anything is loaded."""
+
+
+def read_card(path: Path) -> EngineCard:
+    """Read a card.json."""
+    try:
+        return EngineCard.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise StepError(f"{path} is missing: no engine opens without its card", "build the engine again") from error
+    except ValidationError as error:
+        cure = "build the engine again with this version of trtflow"
+        raise StepError(f"{path} is not an engine card that this version reads", cure, str(error)) from error
+
+
+def check_card(card: EngineCard, engine: Path, here: Capabilities) -> None:
+    """Refuse an engine that was not made for this runtime and device, or whose file is not as long as its card says.
+
+    The size shows a truncated file for the price of a stat; that the bytes are the right ones is for the store, which
+    compares their sha256 when it opens an artifact.
+    """
+    rebuild = "build the engine again where it will run"
+    if card.runtime != here.runtime:
+        raise StepError(f"{engine} was made by {card.runtime}, not by {here.runtime}", f"open it with {card.runtime}")
+    if not here.available:
+        raise StepError(f"{here.runtime} is not available here: {here.reason}", here.cure)
+    if card.runtime_version != here.version:
+        made = f"{engine} was made by {card.runtime} {card.runtime_version}, and this is {here.version}"
+        raise StepError(made, f"{rebuild}, or install {card.runtime} {card.runtime_version}")
+    if card.device not in here.devices:
+        found = ", ".join(here.devices)
+        raise StepError(f"{engine} was made for device {card.device}; {card.runtime} finds here: {found}", rebuild)
+    check_size(engine, card.engine_bytes)
+
+
+def check_size(path: Path, expected: int) -> None:
+    """Refuse a file of an engine that is missing or truncated."""
+    found = path.stat().st_size if path.is_file() else None
+    if found != expected:
+        what = "is missing" if found is None else f"is {found} bytes long"
+        raise StepError(f"{path} {what}, its card says {expected} bytes", "the file is damaged: build the engine again")
+
+
+def input_specs(declared: tuple[TensorSpec, ...], signature: Signature) -> tuple[TensorSpec, ...]:
+    """Join what a graph declares with the signature, whose names its dims get; refuse a graph that does not take it."""
+    graph = {spec.name: spec for spec in declared}
+    if graph.keys() != signature.inputs.keys():
+        raise StepError(
+            f"the graph takes {sorted(graph)}, the signature names {sorted(signature.inputs)}",
+            "`inputs` must name every input of the exported model, and nothing else",
+        )
+    specs = tuple(TensorSpec(name=name, dtype=spec.dtype, shape=spec.shape) for name, spec in signature.inputs.items())
+    for spec in specs:
+        found = graph[spec.name]
+        dims = zip(found.shape, spec.shape, strict=False)
+        fits = len(found.shape) == len(spec.shape) and all(have == want or isinstance(have, str) for have, want in dims)
+        if found.dtype != spec.dtype or not fits:
+            raise StepError(
+                f"the graph takes {_described(found)}, the signature says {_described(spec)}",
+                "a dim that the signature names must be dynamic in the graph: look at the export",
+            )
+    return specs
+
+
+def check_inputs(card: EngineCard, feeds: Tensors) -> None:
+    """Refuse feeds that the engine does not take."""
+    names = [spec.name for spec in card.inputs]
+    if feeds.keys() != set(names):
+        missing, unknown = sorted(set(names) - feeds.keys()), sorted(feeds.keys() - set(names))
+        raise StepError(
+            f"the feeds have the names {sorted(feeds)}, the engine takes {names}",
+            f"missing: {missing or 'none'}, unknown: {unknown or 'none'}",
+        )
+    sizes: dict[str, int] = {}
+    for spec in card.inputs:
+        feed = feeds[spec.name]
+        if str(feed.dtype) != spec.dtype:
+            raise StepError(f"input '{spec.name}' has dtype {feed.dtype}, the engine takes {spec.dtype}")
+        if not _fits(feed.shape, spec.shape, sizes):
+            known = {dim: sizes[dim] for dim in spec.shape if isinstance(dim, str) and dim in sizes}
+            takes = f"{list(spec.shape)}" + (f" with {known}" if known else "")
+            raise StepError(f"input '{spec.name}' has shape {list(feed.shape)}, the engine takes {takes}")
+    for name, size in sizes.items():
+        dim = card.dims.get(name)
+        if dim is not None and not dim.min <= size <= dim.max:
+            raise StepError(f"the feeds have {name} = {size}, the engine takes {dim.min} to {dim.max}")
+
+
+def sample(run: Callable[[], object], seconds: float) -> Samples:
+    """Time `run` again and again for `seconds`, at least once, with Python's garbage collector out of the way."""
+    nanoseconds: list[int] = []
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        stop = time.perf_counter_ns() + int(seconds * 1e9)
+        while not nanoseconds or time.perf_counter_ns() < stop:
+            begin = time.perf_counter_ns()
+            run()
+            nanoseconds.append(time.perf_counter_ns() - begin)
+    finally:
+        if collects:
+            gc.enable()
+    return Samples(nanoseconds=tuple(nanoseconds))
+
+
+def load_model(model: Path, *, external_data: bool) -> "onnx.ModelProto":
+    """Read an ONNX file, whatever its name ends in."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return onnx.load(model, format="protobuf", load_external_data=external_data)
+    except DecodeError as error:
+        raise StepError(f"{model} is not an ONNX model, or is truncated", "make it again", str(error)) from error
+
+
+def external_files(model: Path) -> tuple[str, ...]:
+    """Files beside an ONNX model that hold weights of it; refuse names that leave its folder."""
+    import onnx
+
+    graph = load_model(model, external_data=False).graph
+    names = {
+        entry.value
+        for part in _graphs(graph)
+        for tensor in part.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    for name in names:
+        if Path(name).name != name:
+            raise StepError(f"{model} keeps weights in '{name}'", "external weights must lie beside the model")
+    return tuple(sorted(names))
+
+
+def physical_cores() -> int:
+    """Cores on which this process may run; two threads of one core count once."""
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        cores.add(siblings.read_text(encoding="ascii").strip() if siblings.exists() else str(cpu))
+    return len(cores)
+
+
+def resident_bytes() -> int:
+    """Host memory that this process holds now."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def growth_since(resident: int) -> MemoryUse:
+    """Host memory that this process took since it held `resident` bytes."""
+    return MemoryUse(host_bytes=max(0, resident_bytes() - resident), device_bytes=0)
+
+
+def _graphs(graph: "onnx.GraphProto") -> "Iterator[onnx.GraphProto]":
+    """Yield a graph and the bodies of its If, Loop and Scan nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            bodies = [attribute.g] if attribute.HasField("g") else attribute.graphs
+            for body in bodies:
+                yield from _graphs(body)
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int | str, ...], sizes: dict[str, int]) -> bool:
+    """Whether `shape` is the expected one; the sizes of named dims are noted in `sizes`, and hold for all inputs."""
+    if len(shape) != len(expected):
+        return False
+    return all(
+        size == (sizes.setdefault(dim, size) if isinstance(dim, str) else dim)
+        for size, dim in zip(shape, expected, strict=True)
+    )
+
+
+def _described(spec: TensorSpec) -> str:
+    return f"'{spec.name}' as {spec.dtype}{list(spec.shape)}"

@@ -1,0 +1,144 @@
+"""What a worker process does with an engine: build it, run it on batches, or keep it open and time it in turns."""
+
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import NamedTuple
+
+from tasks.core.errors import StepError
+from tasks.core.frozen import Frozen
+from tasks.core.tensors import Tensors, load_batches, save_batches
+from tasks.runtimes.base import (
+    BuildMetrics,
+    BuildRequest,
+    Capabilities,
+    MemoryUse,
+    OpenOptions,
+    Runtime,
+    Samples,
+    Session,
+    read_card,
+)
+from tasks.runtimes.load import load_runtime, runtime_name
+
+
+class ProbeRequest(Frozen):
+    """Ask what a runtime can do on this host."""
+
+    runtime: str
+
+
+class RunRequest(Frozen):
+    """Run every batch of the file `feeds`, and write what comes out, in the same order, as `outputs`."""
+
+    engine: Path
+    card: Path
+    feeds: Path
+    outputs: Path
+    options: OpenOptions = OpenOptions()
+
+
+class RunReply(Frozen):
+    """How many batches were run, and what opening and the first of them took."""
+
+    batches: int
+    load_seconds: float
+    first_inference_seconds: float
+
+
+class TimeOpening(Frozen):
+    """Open an engine to time it; batch i of the file `feeds` is what point i of the benchmark runs."""
+
+    engine: Path
+    card: Path
+    feeds: Path
+    options: OpenOptions = OpenOptions()
+
+
+class TimeTurn(Frozen):
+    """Time point `point` for `seconds`, at least once; a turn whose samples are thrown away is a warm-up."""
+
+    point: int
+    seconds: float
+
+
+class TimeReply(Frozen):
+    """What a turn measured: the reply to the opening has no samples. `memory` is what the session holds by now."""
+
+    load_seconds: float
+    first_inference_seconds: float
+    memory: MemoryUse
+    samples: Samples = Samples(nanoseconds=())
+
+
+def probe(request: ProbeRequest) -> Capabilities:
+    """Say what a runtime can do on this host."""
+    return load_runtime(runtime_name(request.runtime)).probe()
+
+
+def build_engine(request: BuildRequest) -> BuildMetrics:
+    """Compile a typed graph into an engine and its card."""
+    return _available(request.runtime).build(request, request.folder)
+
+
+def run_engine(request: RunRequest) -> RunReply:
+    """Run an engine on every batch of a file."""
+    batches = _batches(request.feeds)
+    opened = _open(request.engine, request.card, request.options)
+    with opened.session as session:
+        first, first_inference_seconds = _first(session, batches[0])
+        outputs = [first, *(session.infer(feeds) for feeds in batches[1:])]
+    save_batches(request.outputs, outputs)
+    return RunReply(batches=len(outputs), load_seconds=opened.seconds, first_inference_seconds=first_inference_seconds)
+
+
+def time_engine(opening: TimeOpening) -> Generator[TimeReply, TimeTurn, None]:
+    """Keep an engine open and time one point a turn, until the conversation is left."""
+    points = _batches(opening.feeds)
+    opened = _open(opening.engine, opening.card, opening.options)
+    with opened.session as session:
+        _, first_inference_seconds = _first(session, points[0])
+        reply = TimeReply(
+            load_seconds=opened.seconds, first_inference_seconds=first_inference_seconds, memory=session.memory()
+        )
+        while True:
+            turn = yield reply
+            if not 0 <= turn.point < len(points):
+                raise StepError(f"there is no point {turn.point}: {opening.feeds} holds {len(points)}")
+            samples = session.time(points[turn.point], turn.seconds)
+            reply = reply.model_copy(update={"samples": samples, "memory": session.memory()})
+
+
+class _Opened(NamedTuple):
+    session: Session
+    seconds: float
+
+
+def _open(engine: Path, card: Path, options: OpenOptions) -> _Opened:
+    identity = read_card(card)
+    runtime = _available(identity.runtime)
+    begin = time.perf_counter()
+    session = runtime.open(engine, identity, options)
+    return _Opened(session, time.perf_counter() - begin)
+
+
+def _available(name: str) -> Runtime:
+    """Load a runtime that works here. Its library is imported by that: the time to open an engine does not hold it."""
+    runtime = load_runtime(runtime_name(name))
+    found = runtime.probe()
+    if not found.available:
+        raise StepError(f"{name} is not available here: {found.reason}", found.cure)
+    return runtime
+
+
+def _first(session: Session, feeds: Tensors) -> tuple[Tensors, float]:
+    begin = time.perf_counter()
+    outputs = session.infer(feeds)
+    return outputs, time.perf_counter() - begin
+
+
+def _batches(path: Path) -> list[Tensors]:
+    batches = load_batches(path)
+    if not batches:
+        raise StepError(f"{path} holds no batch", "an engine needs inputs to run on")
+    return batches

@@ -1,0 +1,394 @@
+"""ONNX Runtime: the judge of what a typed graph means, and a runtime whose engines are graphs optimised once, at build.
+
+Its optimiser can make a quantised graph invalid, or silently wrong. So an engine is the graph at the highest level at
+which its outputs still agree with the unoptimised graph's, written to a file and opened without optimising it again.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self, TypeVar, get_args
+
+from pydantic import Field, JsonValue, ValidationError
+
+from tasks.core.digests import sha256_file
+from tasks.core.environment import cpu_model, gpu
+from tasks.core.errors import StepError
+from tasks.core.frozen import Frozen
+from tasks.core.metrics import compare, worst
+from tasks.core.tensors import Tensors, load_batches
+from tasks.core.tolerances import AGREEMENT
+from tasks.runtimes import base
+from tasks.runtimes.base import BuildMetrics, BuildRequest, Capabilities, EngineCard, OpenOptions, TensorSpec
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+F = TypeVar("F", bound=Frozen)
+Level = Literal["all", "extended", "basic", "disabled"]
+
+_DATA = f"{base.ENGINE}.data"
+# A file of protocol buffers ends at 2 GiB. Folding constants can enlarge a graph: leave it room.
+_LARGEST_INLINE_BYTES = 1 << 30
+_ONLY_FATAL = 4  # what goes wrong is raised: onnxruntime need not print it too
+
+
+class OnnxRuntimeOptions(Frozen):
+    """What can be asked of an onnxruntime engine.
+
+    `optimization` is the highest level that is tried: `all` binds the engine to its CPU. `agreement_rel_l2` replaces
+    the precision's own bound, `threads` the number of physical cores.
+    """
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    optimization: Level = "all"
+    agreement_rel_l2: float | None = Field(default=None, ge=0)
+    threads: int | None = Field(default=None, ge=1)
+    spinning: bool = True
+
+
+class SessionSettings(Frozen):
+    """How a session is made: everything that its speed and its outputs depend on, kept in the card."""
+
+    optimization: Level
+    intra_op_num_threads: int
+    inter_op_num_threads: int = 1
+    allow_spinning: bool = True
+    # Without it an idle session burns its cores: beside it, another engine of the same benchmark could not be timed.
+    force_spinning_stop: bool = True
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    data_bytes: int = 0
+
+
+def run_unoptimised(model: Path, batches: Sequence[Tensors]) -> list[Tensors]:
+    """Run a typed graph exactly as it is written, on the CPU: what its optimised forms are judged by."""
+    return _run(_judge(model), batches)
+
+
+class OnnxRuntime:
+    """Runs everywhere; on CPUs the runtime that is deployed."""
+
+    def probe(self) -> Capabilities:
+        """Say which onnxruntime this is, and whether it has a CUDA device."""
+        try:
+            import onnxruntime
+        except ImportError as error:
+            reason, cure = f"onnxruntime cannot be imported: {error}", "install it: pip install onnxruntime"
+            return Capabilities(runtime="onnxruntime", available=False, reason=reason, cure=cure)
+        cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers() and gpu() is not None
+        on_cpu = ("fp32", "fp16", "int8", "fp8", "int4")  # bf16: it lacks Conv, MatMul and most other CPU kernels
+        return Capabilities(
+            runtime="onnxruntime",
+            available=True,
+            version=str(onnxruntime.__version__),
+            devices=("cpu", "cuda:0") if cuda else ("cpu",),
+            precisions=(*on_cpu, "bf16") if cuda else on_cpu,
+        )
+
+    def build(self, request: BuildRequest, folder: Path) -> BuildMetrics:
+        """Write the graph at the highest optimisation level that agrees with the unoptimised one on golden."""
+        here = self.probe()
+        options = _parsed(OnnxRuntimeOptions, request.options, "engine options")
+        trial = _trial(request, options, here, folder)
+        levels = get_args(Level)
+        rejected: list[str] = []
+        for level in levels[levels.index(options.optimization) :]:
+            try:
+                agreement = trial.attempt(level)
+            except StepError as refusal:
+                rejected.append(f"{level}: {refusal.message}")
+                trial.discard()
+            else:
+                _write_card(trial, level, here.version)
+                return BuildMetrics(
+                    size_bytes=sum(file.stat().st_size for file in trial.files()),
+                    optimization=level,
+                    rejected=tuple(rejected),
+                    agreement_rel_l2=agreement,
+                )
+        raise StepError(
+            f"onnxruntime has no optimisation level that agrees with {request.model.name}: {'; '.join(rejected)}",
+            "look at the operators that are named, or use another precision",
+        )
+
+    def open(self, engine: Path, card: EngineCard, options: OpenOptions) -> "OnnxRuntimeSession":
+        """Open an engine whose card fits this host; the graph is run as it was saved, not optimised again."""
+        base.check_card(card, engine, self.probe())
+        settings = _parsed(SessionSettings, card.settings, "session settings in the card")
+        here = cpu_identity()
+        bound = {name: card.host.get(name) for name in here}
+        if settings.optimization == "all" and bound != here:
+            raise StepError(
+                f"{engine} was optimised for the CPU {bound}; this host has {here}",
+                "build the engine again where it will run, or with `optimization: extended`, which binds it to no CPU",
+            )
+        if settings.data_bytes:
+            base.check_size(engine.with_name(_DATA), settings.data_bytes)
+        if options.threads is not None:
+            settings = settings.model_copy(update={"intra_op_num_threads": options.threads})
+        return OnnxRuntimeSession(engine, card, settings)
+
+
+class OnnxRuntimeSession:
+    """An open engine."""
+
+    def __init__(self, engine: Path, card: EngineCard, settings: SessionSettings) -> None:
+        self._card = card
+        self._resident = base.resident_bytes()
+        self._session: onnxruntime.InferenceSession | None = _session(engine, "disabled", settings)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self._session = None
+
+    def infer(self, feeds: Tensors) -> Tensors:
+        """Run once, host memory to host memory."""
+        session = self._opened()
+        base.check_inputs(self._card, feeds)
+        return _run(session, [feeds])[0]
+
+    def time(self, feeds: Tensors, seconds: float) -> base.Samples:
+        """Time inferences whose inputs are bound beforehand.
+
+        The source framework is timed on tensors of its own, so here too the clock does not see numpy arrays turn into
+        tensors and back (25 us of a 70 us inference). Giving memory to the outputs stays inside, for both.
+        """
+        import numpy as np
+        import onnxruntime
+
+        session = self._opened()
+        base.check_inputs(self._card, feeds)
+        device, _, index = self._card.device.partition(":")
+        binding = session.io_binding()
+        for name, feed in feeds.items():
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(np.asarray(feed, order="C"), device, int(index or 0))
+            binding.bind_ortvalue_input(name, value)
+        for output in self._card.outputs:
+            binding.bind_output(output.name, device, int(index or 0))
+        with plain_errors("running the engine"):
+            return base.sample(lambda: session.run_with_iobinding(binding), seconds)
+
+    def memory(self) -> base.MemoryUse:
+        """Host memory since the engine was opened; onnxruntime does not tell how much of a GPU it holds."""
+        return base.growth_since(self._resident)
+
+    def layers(self) -> tuple[base.LayerTime, ...]:
+        """Nothing: onnxruntime times its layers only in a profiling session, which is slower."""
+        return ()
+
+    def _opened(self) -> "onnxruntime.InferenceSession":
+        if self._session is None:
+            raise StepError("this onnxruntime session is closed", "use it inside its `with` block")
+        return self._session
+
+
+def cpu_identity() -> dict[str, str]:
+    """Tell what the highest optimisation level depends on: its memory layouts follow the vector instructions."""
+    cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
+    vector = re.findall(r"\b(?:avx|amx|fma|asimd|sve|sme|i8mm|bf16)\w*", flags[1] if flags else "")
+    return {"cpu": cpu_model(), "vector_instructions": " ".join(sorted(vector))}
+
+
+@contextlib.contextmanager
+def plain_errors(doing: str) -> Iterator[None]:
+    """Turn onnxruntime's exceptions, which have no base class, into a StepError that reads without its source."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    try:
+        yield
+    except (
+        state.EPFail,
+        state.EngineError,
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NoModel,
+        state.NoSuchFile,
+        state.NotImplemented,
+        state.RuntimeException,
+    ) as error:
+        raise _plain(str(error), doing) from error
+
+
+def _plain(text: str, doing: str) -> StepError:
+    kernel = re.search(r"NOT_IMPLEMENTED.*?implementation for (\S+) node with name '([^']*)'", text, re.DOTALL)
+    if kernel or "NOT_IMPLEMENTED" in text:
+        which = f"{kernel[1]} in the types of node '{kernel[2]}'" if kernel else "a node of this graph"
+        cure = "use another precision here, or build this one for a runtime that has such kernels"
+        return StepError(f"onnxruntime has no CPU kernel for {which}", cure, text)
+    said = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    said = re.sub(r"Load model from .*? failed:\s*", "", said)
+    said = re.sub(r"Non-zero status.*?running (\S+) node\. Name:'([^']*)' Status Message: ", r"\1 node '\2': ", said)
+    # Source file, function and the condition that did not hold.
+    said = re.sub(r"/\S+\.(?:h|cc|cpp):\d+ .*?(?:was false\. |\) (?=[A-Z]))", "", said, flags=re.DOTALL)
+    return StepError(f"{doing} failed in onnxruntime: {' '.join(said.split())}", detail=text)
+
+
+def _judge(model: Path) -> "onnxruntime.InferenceSession":
+    settings = SessionSettings(optimization="disabled", intra_op_num_threads=base.physical_cores())
+    return _session(model, "disabled", settings)
+
+
+def _session(
+    path: Path, level: Level, settings: SessionSettings, save_as: Path | None = None, *, weights_beside: bool = False
+) -> "onnxruntime.InferenceSession":
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ONLY_FATAL
+    name = "ORT_DISABLE_ALL" if level == "disabled" else f"ORT_ENABLE_{level.upper()}"
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, name)
+    options.intra_op_num_threads = settings.intra_op_num_threads
+    options.inter_op_num_threads = settings.inter_op_num_threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.allow_spinning)))
+    options.add_session_config_entry("session.force_spinning_stop", str(int(settings.force_spinning_stop)))
+    if save_as:
+        options.optimized_model_filepath = str(save_as)
+    if weights_beside:
+        # Unless told so, onnxruntime leaves the names of the source model's weight files in the engine.
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", _DATA)
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    # TF32 would round fp32 to eleven bits: precision is for the graph to say.
+    of_provider = [{"use_tf32": "0"} if name == "CUDAExecutionProvider" else {} for name in settings.providers]
+    with plain_errors(f"opening {path.name}"):
+        session = onnxruntime.InferenceSession(
+            str(path), options, list(settings.providers), of_provider, enable_fallback=0
+        )
+    # A CUDA provider whose libraries do not load is left out with no more than a warning.
+    if session.get_providers() != list(settings.providers):
+        raise StepError(
+            f"onnxruntime opened {path.name} with {session.get_providers()}, not with {list(settings.providers)}",
+            "check that its CUDA and cuDNN libraries are installed, or set `device: cpu`",
+        )
+    return session
+
+
+def _run(session: "onnxruntime.InferenceSession", batches: Sequence[Tensors]) -> list[Tensors]:
+    names = [output.name for output in session.get_outputs()]
+    with plain_errors("running the graph"):
+        return [dict(zip(names, session.run(names, feeds), strict=True)) for feeds in batches]
+
+
+def _declared(values: "Sequence[onnxruntime.NodeArg]") -> tuple[TensorSpec, ...]:
+    specs = []
+    for value in values:
+        tensor = re.fullmatch(r"tensor\((\w+)\)", value.type)
+        if tensor is None:
+            raise StepError(f"'{value.name}' is a {value.type}", "export a model whose inputs and outputs are tensors")
+        dtype = {"float": "float32", "double": "float64"}.get(tensor[1], tensor[1])
+        shape = tuple("?" if dim is None else dim for dim in value.shape)
+        specs.append(TensorSpec(name=value.name, dtype=dtype, shape=shape))
+    return tuple(specs)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What every optimisation level of one build is tried with."""
+
+    request: BuildRequest
+    folder: Path
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    golden: list[Tensors]
+    expected: list[Tensors]
+    settings: SessionSettings
+    bound: float
+
+    def files(self) -> list[Path]:
+        return [file for file in (self.folder / base.ENGINE, self.folder / _DATA) if file.exists()]
+
+    def discard(self) -> None:
+        for file in self.files():
+            file.unlink()
+
+    def attempt(self, level: Level) -> float:
+        """Write the engine at `level` and return its distance from the unoptimised graph, if it is not too far."""
+        model, engine = self.request.model, self.folder / base.ENGINE
+        beside = bool(base.external_files(model)) or model.stat().st_size > _LARGEST_INLINE_BYTES
+        optimised = self._distance(_session(model, level, self.settings, engine, weights_beside=beside), "optimised")
+        return max(optimised, self._distance(_session(engine, "disabled", self.settings), "saved"))
+
+    def _distance(self, session: "onnxruntime.InferenceSession", which: str) -> float:
+        pairs = zip(_run(session, self.golden), self.expected, strict=True)
+        error = worst(error for actual, expected in pairs for error in compare(actual, expected).values())
+        if not error.finite:
+            raise StepError(f"the {which} graph gives NaN or Inf, the unoptimised one does not")
+        if error.rel_l2 > self.bound:
+            differs = f"the {which} graph's outputs differ from the unoptimised one's by rel_l2 {error.rel_l2:.3g}"
+            raise StepError(f"{differs}, more than {self.bound:g}")
+        return error.rel_l2
+
+
+def _trial(request: BuildRequest, options: OnnxRuntimeOptions, here: Capabilities, folder: Path) -> _Trial:
+    if options.device == "cuda" and "cuda:0" not in here.devices:
+        cure = "install onnxruntime-gpu on a host with an NVIDIA GPU, or set `device: cpu`"
+        raise StepError("the engine asks for device cuda, and onnxruntime finds no CUDA device here", cure)
+    if request.precision not in AGREEMENT:
+        raise StepError(f"'{request.precision}' is no kind of precision", f"it must be one of {', '.join(AGREEMENT)}")
+    judge = _judge(request.model)
+    inputs = base.input_specs(_declared(judge.get_inputs()), request.signature)
+    golden = load_batches(request.golden)
+    cpu = ("CPUExecutionProvider",)
+    return _Trial(
+        request=request,
+        folder=folder,
+        inputs=inputs,
+        outputs=_declared(judge.get_outputs()),
+        golden=golden,
+        expected=_finite(_run(judge, golden), request.model),
+        settings=SessionSettings(
+            optimization=options.optimization,
+            intra_op_num_threads=options.threads or base.physical_cores(),
+            allow_spinning=options.spinning,
+            providers=("CUDAExecutionProvider", *cpu) if options.device == "cuda" else cpu,
+        ),
+        bound=AGREEMENT[request.precision] if options.agreement_rel_l2 is None else options.agreement_rel_l2,
+    )
+
+
+def _finite(outputs: list[Tensors], model: Path) -> list[Tensors]:
+    """Return the outputs; refuse NaN and Inf, with which no engine could be compared."""
+    import numpy as np
+
+    bad = sorted({name for batch in outputs for name, tensor in batch.items() if not np.isfinite(tensor).all()})
+    if bad:
+        cure = "its types overflow: use a wider precision, or keep the operators that overflow out of this one"
+        raise StepError(f"{model.name} gives NaN or Inf on golden in {bad}, even unoptimised", cure)
+    return outputs
+
+
+def _parsed(kind: type[F], values: dict[str, JsonValue], what: str) -> F:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise StepError(f"wrong {what}: {problems}", f"onnxruntime knows {', '.join(kind.model_fields)}") from error
+
+
+def _write_card(trial: _Trial, level: Level, version: str) -> None:
+    engine, data = trial.folder / base.ENGINE, trial.folder / _DATA
+    data_bytes = data.stat().st_size if data.exists() else 0
+    settings = trial.settings.model_copy(update={"optimization": level, "data_bytes": data_bytes})
+    card = EngineCard(
+        runtime="onnxruntime",
+        runtime_version=version,
+        precision=trial.request.precision,
+        device="cuda:0" if len(settings.providers) > 1 else "cpu",
+        host=trial.request.host | cpu_identity(),
+        inputs=trial.inputs,
+        outputs=trial.outputs,
+        dims=trial.request.signature.dims,
+        settings=settings.model_dump(mode="json"),
+        engine_bytes=engine.stat().st_size,
+        engine_sha256=sha256_file(engine),
+    )
+    (trial.folder / base.CARD).write_text(card.model_dump_json(indent=1), encoding="utf-8")
