@@ -1,0 +1,208 @@
+"""Step `benchmark`: every engine that passed parity, and the baselines, timed in turns on an otherwise idle host."""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from tasks.context import Context, Files, Work, params
+from tasks.core.config import TorchModel
+from tasks.core.environment import cpu_host, gpu_host
+from tasks.core.frozen import Frozen
+from tasks.core.report import Artifact, Recipe
+from tasks.core.sets import GOLDEN
+from tasks.core.signature import Signature
+from tasks.core.store import Made
+from tasks.homes import ONNX, TORCH
+from tasks.runtimes.base import CARD, ENGINE, MemoryUse
+from tasks.runtimes.engines import TimeOpening, TimeReply, TimeTurn, time_engine
+from tasks.runtimes.isolate import Conversation
+from tasks.runtimes.timing import (
+    Comparison,
+    FiguresRequest,
+    PointFigures,
+    PointSamples,
+    PointsReply,
+    PointsRequest,
+    TimedRounds,
+    prepare_points,
+    sum_up,
+)
+from tasks.sources.declared import declared_files, torch_source
+from tasks.sources.torch_timing import TorchTimeOpening, time_torch
+from tasks.step import StepOptions, step
+from tasks.target import Target
+
+OPTIONS = StepOptions("benchmark", version=1)
+# Each candidate's seconds are spread over so many turns, so that a drift of the host hits all alike.
+ROUNDS = 20
+# Share of the measured time that each candidate is warmed up for, first.
+WARM_UP = 0.15
+EAGER = "torch eager"
+
+Timed: TypeAlias = Conversation[TimeTurn, TimeReply]
+
+
+class Contender(Frozen):
+    """An engine that may be timed: it passed parity."""
+
+    target: Target
+    built: Artifact
+
+
+class Opening(Frozen):
+    """What it took to open one candidate or baseline."""
+
+    load_seconds: float
+    first_inference_seconds: float
+    memory: MemoryUse
+
+
+class BenchmarkMetrics(Frozen):
+    """Figures by candidate and point; the raw samples are in samples.npz."""
+
+    points: tuple[PointFigures, ...]
+    openings: dict[str, Opening]
+    baselines_missing: str | None
+
+
+@step(OPTIONS)
+def benchmark(
+    context: Context, signature: Signature, data: Artifact, exported: Artifact, contenders: Sequence[Contender]
+) -> Artifact:
+    """Time all contenders and baselines at every point of the YAML."""
+    plan = _Plan(context, signature, tuple(contenders), _points(context, signature))
+    recipe = context.using(
+        plan.recipe(exported),
+        golden=Files(data, (GOLDEN,)),
+        **{contender.target.id: Files(contender.built, (ENGINE, CARD)) for contender in contenders},
+    )
+    names = tuple(context.store.report(exported).metrics["facts"]["outputs"])  # type: ignore[index,call-overload,arg-type]
+
+    def make(folder: Path) -> Made:
+        feeds = folder / "feeds.safetensors"
+        request = PointsRequest(golden=context.file(data, GOLDEN), signature=signature, points=plan.points, feeds=feeds)
+        prepared = context.workers.call(ONNX, prepare_points, request)
+        with contextlib.ExitStack() as stack:
+            timed = plan.open(stack, feeds, names)
+            samples = plan.measure(timed, prepared)
+            last = {name: talk.first for name, talk in timed.items()}
+        figures = FiguresRequest(points=samples, comparisons=plan.comparisons(), samples=folder / "samples.npz")
+        metrics = BenchmarkMetrics(
+            points=context.workers.call(ONNX, sum_up, figures).points,
+            openings={name: _opening(reply) for name, reply in last.items()},
+            baselines_missing=plan.missing_baseline(),
+        )
+        return Made(params(metrics))
+
+    return context.produce(Work(recipe, make, host="exclusive"))
+
+
+def _opening(reply: TimeReply) -> Opening:
+    return Opening(
+        load_seconds=reply.load_seconds,
+        first_inference_seconds=reply.first_inference_seconds,
+        memory=reply.memory,
+    )
+
+
+def _points(context: Context, signature: Signature) -> tuple[dict[str, int], ...]:
+    """Sizes of all named dims at each point: what the YAML leaves out is at its opt."""
+    opt = signature.sizes("opt")
+    return tuple({**opt, **point} for point in context.config.benchmark.at or ({},))
+
+
+class _Plan:
+    """Who is timed, at which points, against what."""
+
+    def __init__(
+        self,
+        context: Context,
+        signature: Signature,
+        contenders: tuple[Contender, ...],
+        points: tuple[dict[str, int], ...],
+    ) -> None:
+        self.context = context
+        self.signature = signature
+        self.contenders = contenders
+        self.points = points
+        config = context.config
+        self.eager = config.benchmark.baselines and isinstance(config.model, TorchModel)
+
+    def recipe(self, exported: Artifact) -> Recipe:
+        """All that the figures depend on beside the engines: how long, where, and on which host."""
+        tools = ("torch", "numpy") if self.eager else ("numpy",)
+        recipe = self.context.recipe(OPTIONS, tools=tools)
+        config = self.context.config.benchmark
+        return recipe.model_copy(
+            update={
+                "params": {
+                    "points": [dict(point) for point in self.points],
+                    "seconds": config.seconds,
+                    "baselines": config.baselines,
+                    "rounds": ROUNDS,
+                    "source": exported.key if self.eager else None,
+                },
+                "host": cpu_host() | gpu_host(),
+                "sources": declared_files(self.context) if self.eager else {},
+            }
+        )
+
+    def open(self, stack: contextlib.ExitStack, feeds: Path, outputs: tuple[str, ...]) -> dict[str, Timed]:
+        """One open worker for each contender and baseline, closed with the stack."""
+        context = self.context
+        timed: dict[str, Timed] = {}
+        for contender in self.contenders:
+            engine, card = (context.file(contender.built, name) for name in (ENGINE, CARD))
+            opening = TimeOpening(engine=engine, card=card, feeds=feeds)
+            timed[contender.target.id] = stack.enter_context(context.workers.converse(ONNX, time_engine, opening))
+        if self.eager:
+            source = torch_source(context, self.signature)
+            eager = TorchTimeOpening(source=source, outputs=outputs, feeds=feeds)
+            timed[EAGER] = stack.enter_context(context.workers.converse(TORCH, time_torch, eager))
+        return timed
+
+    def measure(self, timed: dict[str, Timed], prepared: PointsReply) -> tuple[PointSamples, ...]:
+        """Take turns, point after point."""
+        seconds = self.context.config.benchmark.seconds
+        return tuple(
+            PointSamples(
+                at=point,
+                samples_per_inference=prepared.samples[index],
+                timed=_take_turns(timed, index, seconds),
+            )
+            for index, point in enumerate(self.points)
+        )
+
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """Each contender against the source framework, and against fp32 on its own runtime."""
+        plain = {c.target.engine.name: c.target.id for c in self.contenders if c.target.precision.kind == "fp32"}
+        found = []
+        for contender in self.contenders:
+            own = contender.target
+            if self.eager:
+                found.append(Comparison(candidate=own.id, against=EAGER))
+            if plain.get(own.engine.name, own.id) != own.id:
+                found.append(Comparison(candidate=own.id, against=plain[own.engine.name]))
+        return tuple(found)
+
+    def missing_baseline(self) -> str | None:
+        """Why the source framework was not timed, where it was not."""
+        if self.eager:
+            return None
+        return "switched off" if not self.context.config.benchmark.baselines else "the source is an ONNX file"
+
+
+def _take_turns(timed: dict[str, Timed], point: int, seconds: float) -> tuple[TimedRounds, ...]:
+    """Give each its seconds in short turns; a turn is one inference at least, so slow models take fewer turns."""
+    for talk in timed.values():
+        talk.send(TimeTurn(point=point, seconds=WARM_UP * seconds))
+    left = dict.fromkeys(timed, seconds * 1e9)
+    rounds: dict[str, list[tuple[int, ...]]] = {name: [] for name in timed}
+    while any(remaining > 0 for remaining in left.values()):
+        for name, talk in timed.items():
+            if left[name] > 0:
+                taken = talk.send(TimeTurn(point=point, seconds=seconds / ROUNDS)).samples.nanoseconds
+                rounds[name].append(taken)
+                left[name] -= sum(taken)
+    return tuple(TimedRounds(name=name, rounds=tuple(taken)) for name, taken in rounds.items())

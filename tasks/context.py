@@ -1,0 +1,157 @@
+"""What every step of one run is handed: the store, the workers, and how to become an artifact."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from pydantic import JsonValue
+
+from tasks.core.config import PipelineConfig
+from tasks.core.digests import canonical, sha256_text
+from tasks.core.environment import cores, versions_of
+from tasks.core.errors import NotMade
+from tasks.core.frozen import Frozen
+from tasks.core.locks import HostLock, Mode
+from tasks.core.report import Artifact, Recipe
+from tasks.core.store import Made, Miss, Produced, Store
+from tasks.repro import Places, keep_request
+from tasks.runtimes.isolate import Home, Workers
+from tasks.step import StepOptions
+
+M = TypeVar("M", bound=Frozen)
+Q = TypeVar("Q", bound=Frozen)
+R = TypeVar("R", bound=Frozen)
+
+
+class Journal(Protocol):
+    """Hears what steps do: for progress, the run's record and its log."""
+
+    def computing(self, step: str, subject: str) -> None:
+        """The step found no artifact and starts to work."""
+
+    def produced(self, step: str, subject: str, produced: Produced) -> None:
+        """The step has its artifact."""
+
+
+def model_files(store: Store, artifact: Artifact) -> tuple[str, ...]:
+    """Names of an artifact's model.onnx and of the files that hold its weights."""
+    facts = store.report(artifact).metrics["facts"]
+    external = facts["external_files"] if isinstance(facts, dict) else None
+    return ("model.onnx", *(map(str, external) if isinstance(external, list) else ()))
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files of an artifact that a step reads; without names, its model with the external data."""
+
+    artifact: Artifact
+    names: tuple[str, ...] = ()
+
+    def digest(self, store: Store) -> str:
+        """Digest over the reported digests of the files; a file that the artifact does without counts as absent."""
+        names = self.names or model_files(store, self.artifact)
+        digests = {record.name: record.sha256 for record in store.report(self.artifact).files}
+        return sha256_text(canonical({name: digests.get(name) for name in names}))
+
+
+@dataclass(frozen=True)
+class Work:
+    """How one artifact is to be made; see `Context.produce`."""
+
+    recipe: Recipe
+    make: Callable[[Path], Made]
+    observing: bool = False
+    host: Mode = "shared"
+
+
+@dataclass(frozen=True)
+class Context:
+    """The surroundings of one run of one pipeline. Steps may run in several threads at once."""
+
+    pipeline: str
+    config: PipelineConfig
+    store: Store
+    workers: Workers
+    journal: Journal
+    host: HostLock = field(default_factory=HostLock)
+    dry: bool = False
+    slots: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(cores()))
+
+    @property
+    def project(self) -> Path:
+        """Folder of the pipelines.yaml: paths in it are relative to this, and user modules are found here."""
+        return self.store.project
+
+    def produce(self, work: Work) -> Artifact:
+        """Find the artifact or make it: on one of this run's slots, and never beside a CPU benchmark."""
+        recipe = work.recipe
+        if self.dry:
+            return self._planned(work)
+
+        def make(folder: Path) -> Made:
+            with self._turn(work.host):
+                self.journal.computing(recipe.step, recipe.subject)
+                return work.make(folder)
+
+        produced = self.store.produce(recipe, make, observing=work.observing)
+        self.journal.produced(recipe.step, recipe.subject, produced)
+        return produced.artifact
+
+    def _planned(self, work: Work) -> Artifact:
+        found = self.store.find(work.recipe, observing=work.observing)
+        if isinstance(found, Miss):
+            raise NotMade(found.reason)
+        self.journal.produced(work.recipe.step, work.recipe.subject, Produced(found, cached=True, seconds=0.0))
+        return found
+
+    def call(self, home: Home, function: Callable[[Q], R], request: Q, folder: Path) -> R:
+        """Have a worker do the step's work; the request stays in the artifact as its repro."""
+        places = Places(store=self.store.root, project=self.project, out=folder)
+        keep_request(folder, home, function, places.hide(request.model_dump(mode="json")))
+        return self.workers.call(home, function, request, scratch=folder / "scratch")
+
+    def recipe(self, options: StepOptions, subject: str = "", tools: tuple[str, ...] = ()) -> Recipe:
+        """Begin the recipe of a step of this pipeline."""
+        return Recipe(
+            pipeline=self.pipeline,
+            step=options.name,
+            version=options.version,
+            subject=subject,
+            tools=versions_of(tools),
+        )
+
+    def using(self, recipe: Recipe, **inputs: "Files") -> Recipe:
+        """Add files of other artifacts to a recipe: their digests decide, their artifacts are its lineage."""
+        digests = {name: files.digest(self.store) for name, files in inputs.items()}
+        lineage = tuple(sorted({files.artifact.folder for files in inputs.values()}))
+        return recipe.model_copy(update={"inputs": digests, "lineage": lineage})
+
+    def metrics(self, artifact: Artifact, model: type[M]) -> M:
+        """The metrics that an artifact's step reported."""
+        return model.model_validate(self.store.report(artifact).metrics)
+
+    def file(self, artifact: Artifact, name: str) -> Path:
+        """Path of a verified file of an artifact."""
+        return self.store.file(artifact, name)
+
+    def optional_file(self, artifact: Artifact, name: str) -> Path | None:
+        """Path of a verified file of an artifact that may do without it."""
+        return self.file(artifact, name) if name in artifact.files else None
+
+    def model_file(self, artifact: Artifact) -> Path:
+        """Path of an artifact's model.onnx, after it and its external data were verified."""
+        paths = [self.file(artifact, name) for name in model_files(self.store, artifact)]
+        return paths[0]
+
+    @contextlib.contextmanager
+    def _turn(self, mode: Mode) -> Iterator[None]:
+        with self.slots, self.host.hold(mode, self.store.stop):
+            yield
+
+
+def params(value: Frozen) -> dict[str, JsonValue]:
+    """A config section as it goes into a key."""
+    return value.model_dump(mode="json")

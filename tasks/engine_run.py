@@ -1,0 +1,22 @@
+"""Run a built engine over a file of batches, in a worker."""
+
+from pathlib import Path
+
+from tasks.context import Context
+from tasks.core.report import Artifact
+from tasks.homes import ONNX
+from tasks.runtimes.base import CARD, ENGINE
+from tasks.runtimes.engines import RunReply, RunRequest, run_engine
+
+OUTPUTS = "outputs.safetensors"
+
+
+def run_built(context: Context, built: Artifact, feeds: Path, folder: Path) -> RunReply:
+    """Write outputs.safetensors into `folder`; the request stays there as the repro."""
+    request = RunRequest(
+        engine=context.file(built, ENGINE),
+        card=context.file(built, CARD),
+        feeds=feeds,
+        outputs=folder / OUTPUTS,
+    )
+    return context.call(ONNX, run_engine, request, folder)

@@ -1,0 +1,80 @@
+"""Step `export`: the source as model.onnx, and what the source framework itself computes."""
+
+from pathlib import Path
+from typing import assert_never
+
+from tasks.context import Context, Files, Work, params
+from tasks.core.config import OnnxModel, TorchModel
+from tasks.core.report import Artifact, Recipe
+from tasks.core.sets import EVALUATION, GOLDEN
+from tasks.core.signature import Signature
+from tasks.core.store import Made
+from tasks.homes import ONNX, TORCH
+from tasks.sources.declared import declared_files, torch_source
+from tasks.sources.onnx_import import OnnxImportRequest, import_onnx
+from tasks.sources.torch_export import TorchExportRequest, export_torch
+from tasks.step import StepOptions, step
+
+OPTIONS = StepOptions("export", version=1, tags=("user-code",))
+_TORCH_TOOLS = ("torch", "onnx", "onnxscript", "numpy", "safetensors")
+
+
+@step(OPTIONS)
+def export(context: Context, signature: Signature, data: Artifact, external: tuple[str, ...] = ()) -> Artifact:
+    """Make model.onnx, golden_outputs.safetensors and, with evaluation data, evaluation_outputs.safetensors.
+
+    `external` names the files beside an ONNX source that hold its weights.
+    """
+    match context.config.model:
+        case TorchModel():
+            return _from_torch(context, signature, data)
+        case OnnxModel() as model:
+            return _from_onnx(context, model, data, _recipe(context, data, ("onnx", "onnxruntime"), external))
+        case other:
+            assert_never(other)
+
+
+def _recipe(context: Context, data: Artifact, tools: tuple[str, ...], external: tuple[str, ...] = ()) -> Recipe:
+    recipe = context.recipe(OPTIONS, tools=tools)
+    recipe = recipe.model_copy(update={"sources": declared_files(context, external)})
+    return context.using(recipe, feeds=Files(data, (GOLDEN, EVALUATION)))
+
+
+def _from_torch(context: Context, signature: Signature, data: Artifact) -> Artifact:
+    config = context.config
+    source = torch_source(context, signature)
+    recipe = _recipe(context, data, _TORCH_TOOLS)
+    recipe.params.update(
+        signature=params(signature),
+        export=params(config.export),
+        factory=source.factory,
+        outputs=list(source.outputs),
+    )
+
+    def make(folder: Path) -> Made:
+        request = TorchExportRequest(
+            source=source,
+            signature=signature,
+            opset=config.export.opset,
+            exporter=config.export.exporter,
+            golden=context.file(data, GOLDEN),
+            evaluation=context.optional_file(data, EVALUATION),
+            folder=folder,
+        )
+        reply = context.call(TORCH, export_torch, request, folder)
+        return Made({"facts": params(reply.facts)}, reply.observed)
+
+    return context.produce(Work(recipe, make, observing=True))
+
+
+def _from_onnx(context: Context, model: OnnxModel, data: Artifact, recipe: Recipe) -> Artifact:
+    def make(folder: Path) -> Made:
+        request = OnnxImportRequest(
+            model=context.project / model.onnx,
+            golden=context.file(data, GOLDEN),
+            evaluation=context.optional_file(data, EVALUATION),
+            folder=folder,
+        )
+        return Made({"facts": params(context.call(ONNX, import_onnx, request, folder).facts)})
+
+    return context.produce(Work(recipe, make))

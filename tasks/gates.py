@@ -1,0 +1,76 @@
+"""Does an engine pass? Pure functions from what was measured and what the YAML asks to a verdict."""
+
+from collections.abc import Mapping
+
+from tasks.core.config import GatesConfig, MetricConfig
+from tasks.core.frozen import Frozen
+from tasks.core.metrics import OutputError
+from tasks.core.outcome import EngineStatus
+from tasks.core.tolerances import PARITY, Tolerance, excess
+from tasks.target import Target
+
+# Absolute; one point of top-1 is what int8 is commonly allowed to cost.
+DEFAULT_METRIC_DROP = 0.01
+
+
+class Verdict(Frozen):
+    """Whether a result may be promoted, and why or why not."""
+
+    status: EngineStatus
+    reason: str
+
+
+class Score(Frozen):
+    """The user's metric of an engine and of the source framework."""
+
+    engine: float
+    source: float
+
+
+def judge_parity(target: Target, gates: GatesConfig, error: OutputError, *, metric: bool) -> Verdict:
+    """Judge the outputs.
+
+    NaN always fails, and so does a bound that the YAML sets. The default bounds decide only where there is no
+    metric: the metric is what the user cares for, a tensor's distance is a stand-in for it.
+    """
+    if not error.finite:
+        return Verdict(status="failed", reason="parity: the outputs hold NaN or Inf")
+    declared = _declared(target, gates)
+    if declared is not None:
+        broken = excess(error, declared)
+        return _failed("parity", broken) if broken else Verdict(status="passed", reason="parity within its gates")
+    broken = excess(error, PARITY[target.precision.kind])
+    if broken and not metric:
+        return _failed(f"parity (default bounds of {target.precision.kind})", broken)
+    if broken:
+        return Verdict(status="passed", reason=f"beyond the usual parity ({'; '.join(broken)}), its metric decides")
+    return Verdict(status="passed", reason="parity within the usual bounds")
+
+
+def judge_metric(gates: GatesConfig, metric: MetricConfig, score: Score) -> Verdict:
+    """Judge the user's metric: its floor or ceiling, and what it lost against the source framework."""
+    if metric.min is not None and score.engine < metric.min:
+        return _failed("metric", [f"{score.engine:.6g} is below its minimum {metric.min:g}"])
+    if metric.max is not None and score.engine > metric.max:
+        return _failed("metric", [f"{score.engine:.6g} is above its maximum {metric.max:g}"])
+    lost = score.source - score.engine if metric.higher_is_better else score.engine - score.source
+    allowed = DEFAULT_METRIC_DROP if gates.metric_drop is None else gates.metric_drop
+    if lost > allowed:
+        return _failed(
+            "metric",
+            [f"{score.engine:.6g} against the source's {score.source:.6g}: it lost {lost:.4g}, {allowed:g} is allowed"],
+        )
+    return Verdict(status="passed", reason=f"metric {score.engine:.6g} (source {score.source:.6g})")
+
+
+def _failed(gate: str, broken: list[str]) -> Verdict:
+    return Verdict(status="failed", reason=f"{gate}: {'; '.join(broken)}")
+
+
+def _declared(target: Target, gates: GatesConfig) -> Tolerance | None:
+    """The YAML's bounds for a result: by its id first, then by the precision's name, then by its kind."""
+    by_name: Mapping[str, object] = gates.parity
+    for name in (target.id, target.precision.name, target.precision.kind):
+        if name in by_name:
+            return Tolerance.model_validate(gates.parity[name].model_dump())
+    return None

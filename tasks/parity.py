@@ -1,0 +1,78 @@
+"""Step `parity`: an engine's outputs against the source's, and at which hop of the conversion the error was made."""
+
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from tasks.context import Context, Files, Work, params
+from tasks.core.frozen import Frozen
+from tasks.core.report import Artifact
+from tasks.core.sets import GOLDEN, GOLDEN_OUTPUTS
+from tasks.core.store import Made
+from tasks.engine_run import OUTPUTS, run_built
+from tasks.homes import ONNX
+from tasks.runtimes.base import CARD, ENGINE
+from tasks.runtimes.engines import RunReply
+from tasks.runtimes.judge import Hop, HopError, HopsRequest, compare_hops
+from tasks.step import StepOptions, step
+from tasks.target import Target
+
+OPTIONS = StepOptions("parity", version=1)
+# The source's export, and what was judged of the exported, the folded and the typed graph.
+Hops: TypeAlias = tuple[Artifact, Artifact, Artifact, Artifact]
+HopName = Literal["vs_source", "export", "fold", "precision_cost", "runtime_cost"]
+
+
+class ParityMetrics(Frozen):
+    """The error of each hop, and how the engine loaded.
+
+    vs_source: engine against source framework. export, fold: that graph against the hop before it, unoptimised
+    on ONNX Runtime. precision_cost: the typed graph against the folded one. runtime_cost: the engine against
+    the typed graph.
+    """
+
+    hops: dict[HopName, HopError]
+    run: RunReply
+
+
+@step(OPTIONS)
+def parity(context: Context, target: Target, data: Artifact, built: Artifact, hops: Hops) -> Artifact:
+    """Run the engine on the golden inputs and compare hop by hop."""
+    source, exported, folded, typed = hops
+    recipe = context.recipe(OPTIONS, target.id, tools=("numpy",))
+    recipe = context.using(
+        recipe,
+        engine=Files(built, (ENGINE, CARD)),
+        golden=Files(data, (GOLDEN,)),
+        source=Files(source, (GOLDEN_OUTPUTS,)),
+        exported=Files(exported, (OUTPUTS,)),
+        folded=Files(folded, (OUTPUTS,)),
+        typed=Files(typed, (OUTPUTS,)),
+    )
+
+    def make(folder: Path) -> Made:
+        run = run_built(context, built, context.file(data, GOLDEN), folder)
+        by_graph = {name: context.file(judged, OUTPUTS) for name, judged in zip(_GRAPHS, hops[1:], strict=True)}
+        request = HopsRequest(
+            hops=_hops(folder / OUTPUTS, context.file(source, GOLDEN_OUTPUTS), by_graph),
+            feeds=context.file(data, GOLDEN),
+            outputs=folder / OUTPUTS,
+            runner=target.id,
+            folder=folder,
+        )
+        errors = context.workers.call(ONNX, compare_hops, request)
+        return Made(params(ParityMetrics.model_validate({"hops": errors.hops, "run": run})))
+
+    return context.produce(Work(recipe, make))
+
+
+_GRAPHS = ("exported", "folded", "typed")
+
+
+def _hops(engine: Path, source: Path, graphs: dict[str, Path]) -> dict[str, Hop]:
+    return {
+        "vs_source": Hop(actual=engine, expected=source),
+        "export": Hop(actual=graphs["exported"], expected=source),
+        "fold": Hop(actual=graphs["folded"], expected=graphs["exported"]),
+        "precision_cost": Hop(actual=graphs["typed"], expected=graphs["folded"]),
+        "runtime_cost": Hop(actual=engine, expected=graphs["typed"]),
+    }

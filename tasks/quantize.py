@@ -1,0 +1,63 @@
+"""Step `quantize`: one typed graph per precision; the runtime only compiles what the graph says."""
+
+from pathlib import Path
+from typing import assert_never
+
+from tasks.context import Context, Files, Work, model_files, params
+from tasks.core.config import PrecisionConfig
+from tasks.core.files import link_or_copy
+from tasks.core.report import Artifact
+from tasks.core.sets import CALIBRATION, GOLDEN
+from tasks.core.store import Made
+from tasks.homes import MODELOPT, ONNX
+from tasks.sources.onnx_cast import CastRequest, cast_graph
+from tasks.sources.onnx_typed import TypedRequest, read_typed
+from tasks.step import StepOptions, step
+
+OPTIONS = StepOptions("quantize", version=1)
+
+
+@step(OPTIONS)
+def quantize(context: Context, data: Artifact, folded: Artifact, precision: PrecisionConfig) -> Artifact:
+    """Make the typed model.onnx of one precision."""
+    match precision.kind:
+        case "fp32" | "typed":
+            return _as_it_is(context, folded, precision)
+        case "fp16":
+            return _cast(context, data, folded, precision)
+        case other:
+            assert_never(other)
+
+
+def _as_it_is(context: Context, folded: Artifact, precision: PrecisionConfig) -> Artifact:
+    recipe = context.recipe(OPTIONS, precision.name).model_copy(update={"params": {"kind": precision.kind}})
+    recipe = context.using(recipe, folded=Files(folded))
+
+    def make(folder: Path) -> Made:
+        model = context.model_file(folded)
+        for name in model_files(context.store, folded):
+            link_or_copy(model.parent / name, folder / name)
+        request = TypedRequest(model=folder / "model.onnx")
+        return Made(params(context.call(ONNX, read_typed, request, folder)))
+
+    return context.produce(Work(recipe, make))
+
+
+def _cast(context: Context, data: Artifact, folded: Artifact, precision: PrecisionConfig) -> Artifact:
+    recipe = context.recipe(OPTIONS, precision.name, tools=("nvidia-modelopt", "onnx", "onnxruntime", "numpy"))
+    recipe = recipe.model_copy(update={"params": {"kind": precision.kind, "exclude": params(precision.exclude)}})
+    recipe = context.using(recipe, folded=Files(folded), ranges=Files(data, (GOLDEN, CALIBRATION)))
+
+    def make(folder: Path) -> Made:
+        request = CastRequest(
+            model=context.model_file(folded),
+            kind="fp16",
+            golden=context.file(data, GOLDEN),
+            calibration=context.optional_file(data, CALIBRATION),
+            exclude_nodes=precision.exclude.nodes,
+            exclude_op_types=precision.exclude.op_types,
+            folder=folder,
+        )
+        return Made(params(context.call(MODELOPT, cast_graph, request, folder)))
+
+    return context.produce(Work(recipe, make))

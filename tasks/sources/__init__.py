@@ -1,0 +1,1 @@
+"""Where a model comes from: the user's torch factory, or an ONNX file."""

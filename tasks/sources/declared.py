@@ -1,0 +1,44 @@
+"""What the YAML itself says of a source: which files it names, and how its torch module is made."""
+
+from pathlib import Path
+
+from tasks.context import Context
+from tasks.core.config import OnnxModel, TorchModel
+from tasks.core.errors import ConfigError, Where
+from tasks.core.signature import Signature
+from tasks.sources.torch_module import TorchSource
+
+
+def declared_files(context: Context, external: tuple[str, ...] = ()) -> dict[str, str]:
+    """sha256 by path relative to the project, for a recipe's `sources`; `external` is named beside the ONNX file."""
+    model = context.config.model
+    main = model.onnx if isinstance(model, OnnxModel) else model.checkpoint
+    paths = [context.project / main] if main else []
+    paths += [paths[0].parent / name for name in external]
+    for pattern in model.files:
+        found = sorted(path for path in context.project.glob(pattern) if path.is_file())
+        if not found:
+            raise ConfigError(
+                f"no file matches {pattern!r}",
+                "correct the pattern",
+                Where(path=f"pipelines.{context.pipeline}.model.files"),
+            )
+        paths += found
+    return {_name(path, context.project): context.store.sources.sha256(path) for path in dict.fromkeys(paths)}
+
+
+def _name(path: Path, project: Path) -> str:
+    return str(path.relative_to(project)) if path.is_relative_to(project) else str(path)
+
+
+def torch_source(context: Context, signature: Signature) -> TorchSource:
+    """Factory, checkpoint and names; only for a pipeline whose source is a torch module."""
+    model = context.config.model
+    assert isinstance(model, TorchModel)  # noqa: S101 - callers ask only where it is
+    return TorchSource(
+        project=context.project,
+        factory=model.torch,
+        checkpoint=context.project / model.checkpoint if model.checkpoint else None,
+        inputs=tuple(signature.inputs),
+        outputs=context.config.outputs,
+    )

@@ -1,0 +1,134 @@
+"""Facts about an ONNX graph, and whether it is a valid one (in a worker)."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.core.errors import StepError, UserCodeError
+from tasks.core.frozen import Frozen
+from tasks.core.report import Observation
+
+if TYPE_CHECKING:
+    import onnx
+
+_QUANTIZING = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+
+class TensorFacts(Frozen):
+    """Dtype and shape of an input or output; a dim without a name or size is called `<tensor>_<axis>`."""
+
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class GraphFacts(Frozen):
+    """What a graph is: interface, opset, size, operators."""
+
+    ir_version: int
+    opset: int
+    inputs: dict[str, TensorFacts]
+    outputs: dict[str, TensorFacts]
+    nodes: int
+    operators: dict[str, int]
+    initializer_bytes: int
+    external_files: tuple[str, ...] = ()
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the graph already holds Q/DQ nodes."""
+        return not _QUANTIZING.isdisjoint(self.operators)
+
+
+class ExportReply(Frozen):
+    """What an export gave, and what the user's code read for it (None where none ran)."""
+
+    facts: GraphFacts
+    observed: tuple[Observation, ...] | None = None
+
+
+def read_facts(model: "onnx.ModelProto") -> GraphFacts:
+    """Collect the facts of a loaded graph; external data need not be loaded."""
+    graph = model.graph
+    weights = {initializer.name for initializer in graph.initializer}
+    operators: dict[str, int] = {}
+    for node in graph.node:
+        operators[node.op_type] = operators.get(node.op_type, 0) + 1
+    return GraphFacts(
+        ir_version=model.ir_version,
+        opset=next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0),
+        inputs={value.name: _tensor_facts(value) for value in graph.input if value.name not in weights},
+        outputs={value.name: _tensor_facts(value) for value in graph.output},
+        nodes=len(graph.node),
+        operators=dict(sorted(operators.items())),
+        initializer_bytes=sum(_bytes_of(tensor) for tensor in graph.initializer),
+        external_files=external_files(model),
+    )
+
+
+def _tensor_facts(value: "onnx.ValueInfoProto") -> TensorFacts:
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    tensor = value.type.tensor_type
+    dims = [
+        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{value.name}_{axis}"
+        for axis, dim in enumerate(tensor.shape.dim)
+    ]
+    return TensorFacts(dtype=str(tensor_dtype_to_np_dtype(tensor.elem_type)), shape=tuple(dims))
+
+
+def _bytes_of(tensor: "onnx.TensorProto") -> int:
+    import math
+
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    return int(math.prod(tensor.dims) * tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+
+
+def load_graph(path: Path) -> "onnx.ModelProto":
+    """Load the graph without its external data; raise UserCodeError when the file is not an ONNX model."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except DecodeError as error:
+        raise UserCodeError(
+            f"{path.name} is not a whole ONNX model ({path.stat().st_size} bytes): {error}", "export or copy it again"
+        ) from error
+    if not model.graph.node or not model.graph.output:
+        raise UserCodeError(f"{path.name} holds no graph ({path.stat().st_size} bytes)", "export or copy it again")
+    return model
+
+
+def check_graph(path: Path) -> None:
+    """Raise UserCodeError when the model is not valid ONNX: unknown operator, cycle, missing external data."""
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        raise UserCodeError(
+            f"{path.name} is not valid ONNX: {_plain(str(error))}", "mend the exporter's output"
+        ) from error
+
+
+def _plain(message: str) -> str:
+    first = next((line.strip() for line in message.splitlines() if line.strip()), "no message")
+    if "topologically sorted" in message:
+        return f"a node uses a tensor before it is made (a cycle, or unsorted nodes): {first}"
+    if "No Op registered" in message:
+        return f"unknown operator: {first}"
+    return first
+
+
+def external_files(model: "onnx.ModelProto") -> tuple[str, ...]:
+    """Names, relative to the model's folder, of the files that hold its weights."""
+    tensors = list(model.graph.initializer)
+    names = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserCodeError(
+                f"external data at {name!r} lies outside the model's folder", "keep it beside the model"
+            )
+        if len(Path(name).parts) > 1:
+            raise StepError(f"external data in a subfolder is not supported: {name!r}", "keep it beside the model")
+    return tuple(sorted(names))

@@ -1,0 +1,124 @@
+"""The user's torch module: built by the factory, its checkpoint loaded strictly, in evaluation mode (in a worker)."""
+
+import inspect
+import pickle
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.core.errors import UserCodeError
+from tasks.core.frozen import Frozen
+from tasks.core.user_code import call_user, load_function
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TorchSource(Frozen):
+    """A factory `module:function`, its checkpoint, the names of its inputs in the YAML's order, and of its outputs."""
+
+    project: Path
+    factory: str
+    checkpoint: Path | None
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def load_module(source: TorchSource) -> "torch.nn.Module":
+    """Build the module; raise UserCodeError when the factory or the checkpoint breaks its contract."""
+    import torch
+
+    module = call_user(source.factory, load_function(source.factory, source.project))
+    if not isinstance(module, torch.nn.Module):
+        raise UserCodeError(
+            f"{source.factory} returned a {type(module).__name__}, expected a torch.nn.Module",
+            "return the module itself, not its class or its weights",
+        )
+    if source.checkpoint is not None:
+        _load_checkpoint(module, source.checkpoint)
+    return module.eval()
+
+
+def _load_checkpoint(module: "torch.nn.Module", path: Path) -> None:
+    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    try:
+        module.load_state_dict(dict(state), strict=True)
+    except (RuntimeError, TypeError) as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:4]] or [str(error)]
+        raise UserCodeError(
+            f"checkpoint {path.name} does not fit the module: {' '.join(lines)}",
+            "give the checkpoint of this architecture, or correct the factory",
+        ) from error
+
+
+def _read_safetensors(path: Path) -> Mapping[str, "torch.Tensor"]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserCodeError(f"checkpoint {path.name} cannot be read: {error}", "write it again") from error
+
+
+def _read_pickle(path: Path) -> Mapping[str, "torch.Tensor"]:
+    """Read a .pt file without running code from it; a Lightning checkpoint holds the state under `state_dict`."""
+    import torch
+
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserCodeError(
+            f"checkpoint {path.name} cannot be loaded with weights_only=True: {str(error).splitlines()[0]}",
+            "a checkpoint that needs code to load is not run: save the state_dict alone, best as safetensors",
+        ) from error
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserCodeError(
+            f"checkpoint {path.name} holds no state_dict", "save it with torch.save(module.state_dict(), path)"
+        )
+    return state
+
+
+def takes_names(module: "torch.nn.Module", inputs: tuple[str, ...]) -> bool:
+    """Whether the inputs are passed by name: all are parameters of `forward`. Else they go by position."""
+    return set(inputs) <= set(inspect.signature(module.forward).parameters)
+
+
+def output_names(
+    module: "torch.nn.Module", example: "Mapping[str, torch.Tensor]", source: TorchSource
+) -> tuple[str, ...]:
+    """Run the module once and name what it returns: by the YAML, else by its keys, else output, output_0, ..."""
+    import torch
+
+    by_name = takes_names(module, source.inputs)
+    positional = [] if by_name else [example[name] for name in source.inputs]
+    with torch.inference_mode():
+        result = call_user(source.factory, partial(module, *positional, **(example if by_name else {})))
+    found = _flatten(result, "")
+    bad = [name or "output" for name, value in found if not isinstance(value, torch.Tensor)]
+    if bad or not found:
+        raise UserCodeError(
+            f"{source.factory}: forward returned something else than tensors ({', '.join(bad) or 'nothing'})",
+            "return a tensor, or a tuple, list or dict of tensors",
+        )
+    names = tuple(name or "output" for name, _ in found)
+    if source.outputs and len(source.outputs) != len(names):
+        raise UserCodeError(
+            f"{source.factory} has {len(names)} outputs ({', '.join(names)}), {len(source.outputs)} are named",
+            "give one name for each output",
+        )
+    return source.outputs or names
+
+
+def _flatten(value: object, name: str) -> list[tuple[str, object]]:
+    """Walk containers in the order in which torch.export flattens them; None is not an output."""
+    if value is None:
+        return []
+    if isinstance(value, Mapping):
+        return [leaf for key, part in value.items() for leaf in _flatten(part, f"{name}_{key}" if name else str(key))]
+    if isinstance(value, tuple | list):
+        prefix = name or "output"
+        return [leaf for index, part in enumerate(value) for leaf in _flatten(part, f"{prefix}_{index}")]
+    return [(name, value)]
