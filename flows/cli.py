@@ -1,0 +1,173 @@
+"""The `trtflow` command: parse, dispatch, and turn expected errors into one paragraph and an exit code."""
+
+import importlib
+import json
+import logging
+import signal
+import sys
+import traceback
+from argparse import SUPPRESS, ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import NoReturn
+
+from flows.options import Options, options_from
+from tasks.core.errors import ConfigError, Interrupted, TrtflowError
+
+DEFAULT_FILE = "pipelines.yaml"
+# Which module of flows.commands serves which subcommand.
+_MODULES = {
+    "run": "run",
+    "plan": "plan",
+    "list": "look",
+    "show": "look",
+    "promote": "promotion",
+    "rollback": "promotion",
+    "gc": "gc",
+    "repro": "repro",
+    "doctor": "doctor",
+    "schema": "schema",
+    "validate": "schema",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and exit."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _interrupt)
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = _parser()
+    parsed = parser.parse_args(arguments, Namespace(file=DEFAULT_FILE, store=None, json=False, debug=False))
+    options = options_from(parsed)
+    logging.basicConfig(
+        stream=sys.stderr, format="%(message)s", level=logging.DEBUG if options.debug else logging.WARNING
+    )
+    try:
+        return dispatch(parsed, options)
+    except TrtflowError as error:
+        _tell(error, options)
+        return error.exit_code
+    except KeyboardInterrupt as error:
+        print(f"trtflow: {str(error) or 'interrupted'}", file=sys.stderr)
+        return getattr(error, "exit_code", 130)
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        sys.stderr.close()
+        return 141
+
+
+def dispatch(parsed: Namespace, options: Options) -> int:
+    """Import what the subcommand needs, and no more, and call it: a start costs what is imported."""
+    module = importlib.import_module(f"flows.commands.{_MODULES[parsed.command]}")
+    command: Callable[[Namespace, Options], int] = module.command
+    return command(parsed, options)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    del frame
+    # A second signal ends the process at once: the first one's clean-up may be what hangs.
+    signal.signal(signum, signal.SIG_DFL)
+    raise Interrupted(signum)
+
+
+def _tell(error: TrtflowError, options: Options) -> None:
+    if options.debug:
+        traceback.print_exc()
+        if error.detail:
+            print(error.detail, file=sys.stderr)
+    if options.json:
+        where = error.where if isinstance(error, ConfigError) else None
+        told = {
+            "file": where.file if where else "",
+            "line": where.line if where else None,
+            "path": where.path if where else "",
+            "message": error.message,
+            "cure": error.cure,
+        }
+        print(json.dumps({"error": told}))
+    else:
+        print(f"trtflow: {error}", file=sys.stderr)
+
+
+def _parser() -> ArgumentParser:
+    shared = _shared_options()
+    parser = ArgumentParser(
+        prog="trtflow", description="From trained models to verified, benchmarked inference engines.", parents=[shared]
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, text: str, names: str | int | None = None) -> ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, parents=[shared])
+        if names:
+            command.add_argument("names", metavar="NAME", nargs=names, help="a pipeline of the YAML (default: all)")
+        return command
+
+    _run_options(add("run", "convert, verify, benchmark and promote", "*"))
+    add("plan", "show which steps are cached, which would run, and why", "*")
+    add("list", "list the pipelines with their last run and what is promoted")
+    add("show", "show the last run of a pipeline", 1)
+    _promotion_options(
+        add("promote", "put an engine of the last run in force by hand"),
+        add("rollback", "bar what is promoted and put back what was before"),
+    )
+    _gc_options(add("gc", "remove what no recent run and no promotion needs", "*"))
+    repro = add("repro", "run the request that made an artifact again, and compare")
+    repro.add_argument("artifact", help="<pipeline>/<step>/<key>, as reports name it")
+    repro.add_argument("--polygraphy", action="store_true", help="print the polygraphy line that does the same")
+    add("doctor", "say which runtimes work here, and what to install for the rest")
+    add("schema", "print a JSON Schema").add_argument("document", choices=("pipelines", "run", "report"))
+    add("validate", "check the YAML and the files and names in it, without running anything")
+    return parser
+
+
+def _shared_options() -> ArgumentParser:
+    """Options that may stand before or after the command; a default here would undo what stands before it."""
+    shared = ArgumentParser(add_help=False, argument_default=SUPPRESS)
+    shared.add_argument("-f", "--file", help=f"the YAML (default: {DEFAULT_FILE}); paths in it are relative to it")
+    shared.add_argument("--store", metavar="URL", help="the store (default: the YAML's, else artifacts/)")
+    shared.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
+    shared.add_argument("--debug", action="store_true", help="tracebacks, and what workers printed")
+    return shared
+
+
+def _run_options(run_parser: ArgumentParser) -> None:
+    add = run_parser.add_argument
+    add("--checkpoint", metavar="PATH", help="use this checkpoint, for one pipeline")
+    add("--prefect", action="store_true", help="run as a Prefect flow (so it does with PREFECT_API_URL)")
+    add("--verify", action="store_true", help="hash every cached file, not only look at its stat")
+    text = "stop a step that waits longer than this for a worker (default: 3600)"
+    add("--timeout", type=_seconds, default=3600.0, metavar="SECONDS", help=text)
+
+
+def _promotion_options(promote: ArgumentParser, rollback: ArgumentParser) -> None:
+    promote.add_argument("name", metavar="NAME", help="a pipeline of the YAML")
+    promote.add_argument("id", metavar="ID", help="<engine>/<precision>")
+    rollback.add_argument("name", metavar="NAME", help="a pipeline of the YAML")
+    rollback.add_argument("--reason", default="rolled back by hand", help="kept in the record")
+
+
+def _gc_options(gc: ArgumentParser) -> None:
+    text = "runs to keep of each pipeline (default: 10)"
+    gc.add_argument("--keep-runs", type=_count, default=10, metavar="N", help=text)
+    gc.add_argument("--dry-run", action="store_true", help="only say what would go")
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < float("inf"):
+        raise ValueError(text)
+    return seconds
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise ValueError(text)
+    return count
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What the subcommands of `trtflow` do; each takes the parsed options and returns the exit code."""

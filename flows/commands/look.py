@@ -1,0 +1,64 @@
+"""`trtflow list` and `trtflow show`."""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+from flows.options import Options, chosen, store_root
+from flows.records import last_record
+from flows.terminal import print_record
+from tasks.core.config import Config
+from tasks.core.errors import TrtflowError
+from tasks.core.promotions import Promotion, Promotions
+from tasks.core.yaml_source import load_config
+
+
+def command(parsed: Namespace, options: Options) -> int:
+    """Look at what runs left; nothing is computed."""
+    config = load_config(options.file)
+    root = store_root(options, config)
+    return _list(config, root, options) if parsed.command == "list" else _show(parsed.names[0], config, root, options)
+
+
+def _current(root: Path, pipeline: str) -> Promotion | None:
+    return Promotions(root, pipeline).state().current
+
+
+def _list(config: Config, root: Path, options: Options) -> int:
+    rows = []
+    for name in config.pipelines:
+        record, current = last_record(root, name), _current(root, name)
+        rows.append(
+            {
+                "pipeline": name,
+                "last_run": record.outcome.run if record else None,
+                "status": record.outcome.status if record else None,
+                "promoted": current.id if current else None,
+            }
+        )
+    if options.json:
+        print(json.dumps({"pipelines": rows}))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("pipeline", "last_run", "status", "promoted"):
+        table.add_column(column.replace("_", " "), no_wrap=True)
+    for row in rows:
+        table.add_row(*(str(value) if value else "-" for value in row.values()))
+    Console(highlight=False).print(table)
+    return 0
+
+
+def _show(name: str, config: Config, root: Path, options: Options) -> int:
+    chosen(config, [name])
+    record, current = last_record(root, name), _current(root, name)
+    if record is None:
+        raise TrtflowError(f"{name} was never run into the store at {root}", f"run it: trtflow run {name}")
+    if options.json:
+        promoted = current.model_dump(mode="json") if current else None
+        print(json.dumps({"record": record.model_dump(mode="json"), "promoted": promoted}))
+        return 0
+    print_record(record, current)
+    return 0

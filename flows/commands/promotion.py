@@ -1,0 +1,54 @@
+"""`trtflow promote` and `trtflow rollback`: decisions by hand."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from flows.options import Options, chosen, store_root
+from flows.records import last_record
+from tasks.core.errors import PromotionError
+from tasks.core.promotions import Choice, Promotion, Promotions
+from tasks.core.store import Store, artifact_of, read_report
+from tasks.core.yaml_source import load_config
+
+
+def command(parsed: Namespace, options: Options) -> int:
+    """Write a promotion or a rollback."""
+    config = load_config(options.file)
+    chosen(config, [parsed.name])
+    root = store_root(options, config)
+    if parsed.command == "promote":
+        record = _promote(root, options, parsed.name, parsed.id)
+    else:
+        record = Promotions(root, parsed.name).rollback(parsed.reason)
+    if options.json:
+        print(record.model_dump_json())
+    else:
+        print(_sentence(record))
+    return 0
+
+
+def _promote(root: Path, options: Options, name: str, wanted: str) -> Promotion:
+    record = last_record(root, name)
+    found = {engine.id: engine for engine in record.outcome.engines} if record else {}
+    engine = found.get(wanted)
+    if engine is None:
+        raise PromotionError(
+            f"the last run of {name} has no engine {wanted!r}", f"it has: {', '.join(found) or 'none: run it first'}"
+        )
+    if engine.status != "passed" or engine.artifact is None:
+        raise PromotionError(
+            f"{wanted} did not pass: {engine.status}: {engine.reason}", "only an engine that passed can be promoted"
+        )
+    store = Store(root, options.project)
+    built = artifact_of(read_report(root / engine.artifact))
+    for file in built.files:
+        store.file(built, file)
+    choice = Choice(id=engine.id, key=built.key, artifact=engine.artifact, reason="promoted by hand")
+    return Promotions(root, name).promote(choice, by_hand=True)
+
+
+def _sentence(record: Promotion) -> str:
+    if record.kind == "promotion":
+        return f"promoted {record.pipeline} {record.id} ({record.key[:12]})"
+    back = f"{record.id} ({record.key[:12]}) is in force again" if record.key else "nothing is in force now"
+    return f"rolled back {record.pipeline}: {(record.barred or '')[:12]} is barred, {back}"

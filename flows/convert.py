@@ -1,0 +1,222 @@
+"""The DAG of one pipeline, written once: `submit` decides where its steps run."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from flows.submit import Result, Submit
+from tasks.benchmark import BenchmarkMetrics, Contender, benchmark
+from tasks.build import build
+from tasks.context import Context
+from tasks.core.config import EngineConfig, OnnxModel, PipelineConfig, PrecisionConfig
+from tasks.core.errors import ArtifactDamaged, ConfigError, TrtflowError
+from tasks.core.report import Artifact
+from tasks.core.signature import Signature
+from tasks.data import prepare_data
+from tasks.evaluate import SOURCE, EvaluateMetrics, evaluate, metric_of
+from tasks.export import export
+from tasks.fold import fold
+from tasks.gates import Score, Verdict, judge_metric, judge_parity
+from tasks.inspect import inspect_source, signature_of
+from tasks.judge import judge
+from tasks.parity import ParityMetrics, parity
+from tasks.quantize import quantize
+from tasks.runtimes.load import DEPLOYABLE, installed
+from tasks.sources.onnx_graph import GraphFacts
+from tasks.target import Target
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """What all precisions share."""
+
+    signature: Signature
+    data: Result[Artifact]
+    exported: Result[Artifact]
+    folded: Result[Artifact]
+    judged: tuple[Result[Artifact], Result[Artifact]]
+    score: Result[Artifact] | None
+
+    def steps(self) -> list[Result[Artifact]]:
+        """All of them, those first that others depend on."""
+        return [self.data, self.exported, self.folded, *self.judged]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One result on its way."""
+
+    target: Target
+    typed: Result[Artifact]
+    judged: Result[Artifact]
+    built: Result[Artifact]
+    parity: Result[Artifact]
+    score: Result[Artifact] | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one result; what is None was not reached."""
+
+    target: Target
+    verdict: Verdict
+    built: Artifact | None = None
+    parity: ParityMetrics | None = None
+    metric: float | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All results of a pipeline, before anything is promoted."""
+
+    results: tuple[Finding, ...]
+    benchmark: BenchmarkMetrics | None
+    source_metric: float | None
+    failure: TrtflowError | None
+    data: Artifact | None
+
+
+def targets(config: PipelineConfig, *, quantized: bool) -> list[Target]:
+    """What is to be built: every precision for every engine that wants it, defaults filled in."""
+    kinds = config.precisions or _default_precisions(quantized=quantized)
+    engines = config.engines or tuple(EngineConfig(runtime=name, name=name) for name in DEPLOYABLE if installed(name))
+    return [
+        Target(engine=engine, precision=precision)
+        for engine in engines
+        for precision in kinds
+        if engine.precisions is None or precision.name in engine.precisions
+    ]
+
+
+def _default_precisions(*, quantized: bool) -> tuple[PrecisionConfig, ...]:
+    """A graph that holds Q/DQ is its own precision; any other gets those that need no calibration."""
+    if quantized:
+        return (PrecisionConfig(kind="typed", name="typed"),)
+    return (PrecisionConfig(kind="fp32", name="fp32"), PrecisionConfig(kind="fp16", name="fp16"))
+
+
+def convert(context: Context, submit: Submit) -> Findings:
+    """Run every step up to the benchmark; one engine's failure is recorded and its siblings go on."""
+    facts = _facts(context, submit)
+    trunk = _trunk(context, submit, facts)
+    wanted = targets(context.config, quantized=bool(facts and facts.quantized))
+    here = [target for target in wanted if installed(target.engine.runtime)]
+    branches = list(_branches(context, submit, trunk, here))
+    source = _score(context, trunk.score)
+    skipped = [_skipped(target) for target in wanted if target not in here]
+    results = (*(_finding(context, trunk, branch, source) for branch in branches), *skipped)
+    failure = _first_error(trunk.steps())
+    measured, broken = _measure(context, submit, trunk, results)
+    return Findings(results, measured, source, failure or broken, None if failure else trunk.data.result())
+
+
+def _facts(context: Context, submit: Submit) -> GraphFacts | None:
+    if not isinstance(context.config.model, OnnxModel):
+        return None
+    return context.metrics(submit(inspect_source, "", context).result(), GraphFacts)
+
+
+def _trunk(context: Context, submit: Submit, facts: GraphFacts | None) -> Trunk:
+    signature = signature_of(context.pipeline, context.config, facts)
+    data = submit(prepare_data, "", context, signature)
+    exported = submit(export, "", context, signature, data, facts.external_files if facts else ())
+    folded = submit(fold, "", context, exported)
+    judged = (
+        submit(judge, "exported", context, data, exported, "exported"),
+        submit(judge, "folded", context, data, folded, "folded"),
+    )
+    scored = metric_of(context) is not None
+    score = submit(evaluate, SOURCE, context, SOURCE, data, exported, None) if scored else None
+    return Trunk(signature, data, exported, folded, judged, score)
+
+
+def _branches(context: Context, submit: Submit, trunk: Trunk, wanted: Sequence[Target]) -> Iterator[Branch]:
+    typed: dict[str, tuple[Result[Artifact], Result[Artifact]]] = {}
+    for target in wanted:
+        name = target.precision.name
+        if name not in typed:
+            graph = submit(quantize, name, context, trunk.data, trunk.folded, target.precision)
+            typed[name] = graph, submit(judge, name, context, trunk.data, graph, name)
+        yield _branch(context, submit, trunk, target, typed[name])
+
+
+def _branch(
+    context: Context,
+    submit: Submit,
+    trunk: Trunk,
+    target: Target,
+    typed: tuple[Result[Artifact], Result[Artifact]],
+) -> Branch:
+    graph, judged = typed
+    built = submit(build, target.id, context, target, trunk.signature, trunk.data, graph)
+    hops = (trunk.exported, *trunk.judged, judged)
+    compared = submit(parity, target.id, context, target, trunk.data, built, hops)
+    score = submit(evaluate, target.id, context, target.id, trunk.data, trunk.exported, built) if trunk.score else None
+    return Branch(target, graph, judged, built, compared, score)
+
+
+def _first_error(steps: Sequence[Result[Artifact] | None]) -> TrtflowError | None:
+    """The error of the first step that failed: those behind it failed because of it.
+
+    A damaged artifact and a wrong YAML are no result of a step: they go up to whoever runs the pipeline.
+    """
+    for submitted in steps:
+        try:
+            _ = submitted.result() if submitted else None
+        except (ArtifactDamaged, ConfigError):
+            raise
+        except TrtflowError as error:
+            return error
+    return None
+
+
+def _score(context: Context, score: Result[Artifact] | None) -> float | None:
+    if score is None or _first_error([score]) is not None:
+        return None
+    return context.metrics(score.result(), EvaluateMetrics).value
+
+
+def _finding(context: Context, trunk: Trunk, branch: Branch, source: float | None) -> Finding:
+    """Judge one result: the boundary at which a failure becomes a line of the report."""
+    steps = [*trunk.steps(), branch.typed, branch.judged, branch.built, branch.parity, trunk.score, branch.score]
+    error = _first_error(steps)
+    built = branch.built.result() if _first_error([branch.built]) is None else None
+    if error is not None:
+        return Finding(branch.target, Verdict(status="error", reason=str(error)), built)
+    compared = context.metrics(branch.parity.result(), ParityMetrics)
+    metric = _score(context, branch.score)
+    return Finding(branch.target, _verdict(context, branch.target, compared, (metric, source)), built, compared, metric)
+
+
+def _skipped(target: Target) -> Finding:
+    reason = f"{target.engine.runtime} is not installed here: see `trtflow doctor`"
+    return Finding(target, Verdict(status="skipped", reason=reason))
+
+
+def _verdict(
+    context: Context, target: Target, compared: ParityMetrics, scores: tuple[float | None, float | None]
+) -> Verdict:
+    gates, metric = context.config.gates, metric_of(context)
+    verdict = judge_parity(target, gates, compared.hops["vs_source"].worst, metric=metric is not None)
+    engine, source = scores
+    if verdict.status != "passed" or metric is None or engine is None or source is None:
+        return verdict
+    scored = judge_metric(gates, metric, Score(engine=engine, source=source))
+    if scored.status != "passed":
+        return scored
+    return Verdict(status="passed", reason=f"{verdict.reason}; {scored.reason}")
+
+
+def _measure(
+    context: Context, submit: Submit, trunk: Trunk, results: Sequence[Finding]
+) -> tuple[BenchmarkMetrics | None, TrtflowError | None]:
+    """Time what passed; the benchmark's own failure fails the run, not the engines."""
+    passed = [
+        Contender(target=found.target, built=found.built)
+        for found in results
+        if found.verdict.status == "passed" and found.built is not None
+    ]
+    if not passed:
+        return None, None
+    measured = submit(benchmark, "", context, trunk.signature, trunk.data, trunk.exported, passed)
+    error = _first_error([measured])
+    return (None, error) if error else (context.metrics(measured.result(), BenchmarkMetrics), None)

@@ -1,0 +1,26 @@
+"""Read back the records of earlier runs."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tasks.core.outcome import RunRecord
+
+
+def run_folders(root: Path, pipeline: str) -> list[Path]:
+    """Folders of a pipeline's runs, newest first: their names begin with the time."""
+    runs = root / pipeline / "runs"
+    return sorted((path for path in runs.glob("[!.]*") if (path / "run.json").is_file()), reverse=True)
+
+
+def read_record(folder: Path) -> RunRecord | None:
+    """The record of one run; None for one that this version cannot read."""
+    try:
+        return RunRecord.model_validate_json((folder / "run.json").read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def last_record(root: Path, pipeline: str) -> RunRecord | None:
+    """The newest record that can be read."""
+    return next((record for folder in run_folders(root, pipeline) if (record := read_record(folder))), None)
