@@ -1,0 +1,1 @@
+"""The example models that pipelines.yaml converts; yours may live beside your own YAML."""
