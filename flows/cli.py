@@ -6,10 +6,10 @@ import logging
 import signal
 import sys
 import traceback
-from argparse import SUPPRESS, ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from flows.options import Options, options_from
 from tasks.core.errors import ConfigError, Interrupted, TrtflowError
@@ -40,8 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = _parser()
-    parsed = parser.parse_args(arguments, Namespace(file=DEFAULT_FILE, store=None, json=False, debug=False))
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    # What is told about arguments that cannot be parsed is told as they ask for all the same.
+    defaults = Namespace(file=DEFAULT_FILE, store=None, json="--json" in given, debug=False)
+    options = options_from(defaults)
+    try:
+        parsed = _parser().parse_args(given, defaults)
+    except ConfigError as error:
+        _tell(error, options)
+        return error.exit_code
     options = options_from(parsed)
     logging.basicConfig(
         stream=sys.stderr, format="%(message)s", level=logging.DEBUG if options.debug else logging.WARNING
@@ -92,9 +99,19 @@ def _tell(error: TrtflowError, options: Options) -> None:
         print(f"trtflow: {error}", file=sys.stderr)
 
 
+class _Parser(ArgumentParser):
+    """Takes options by their whole names only, and reports wrong usage like any other error."""
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401 -- passed through as they are
+        super().__init__(**settings, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, f"see: {self.prog} --help")
+
+
 def _parser() -> ArgumentParser:
     shared = _shared_options()
-    parser = ArgumentParser(
+    parser = _Parser(
         prog="trtflow", description="From trained models to verified, benchmarked inference engines.", parents=[shared]
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -118,14 +135,17 @@ def _parser() -> ArgumentParser:
     repro.add_argument("artifact", help="<pipeline>/<step>/<key>, as reports name it")
     repro.add_argument("--polygraphy", action="store_true", help="print the polygraphy line that does the same")
     add("doctor", "say which runtimes work here, and what to install for the rest")
-    add("schema", "print a JSON Schema").add_argument("document", choices=("pipelines", "run", "report"))
+    documents = ("pipelines", "run", "report")
+    add("schema", "print a JSON Schema").add_argument(
+        "document", choices=documents, metavar="DOCUMENT", help=f"one of {documents}"
+    )
     add("validate", "check the YAML and the files and names in it, without running anything")
     return parser
 
 
-def _shared_options() -> ArgumentParser:
+def _shared_options() -> _Parser:
     """Options that may stand before or after the command; a default here would undo what stands before it."""
-    shared = ArgumentParser(add_help=False, argument_default=SUPPRESS)
+    shared = _Parser(add_help=False, argument_default=SUPPRESS)
     shared.add_argument("-f", "--file", help=f"the YAML (default: {DEFAULT_FILE}); paths in it are relative to it")
     shared.add_argument("--store", metavar="URL", help="the store (default: the YAML's, else artifacts/)")
     shared.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
@@ -137,6 +157,7 @@ def _run_options(run_parser: ArgumentParser) -> None:
     add = run_parser.add_argument
     add("--checkpoint", metavar="PATH", help="use this checkpoint, for one pipeline")
     add("--prefect", action="store_true", help="run as a Prefect flow (so it does with PREFECT_API_URL)")
+    add("--rebenchmark", action="store_true", help="measure again, although nothing changed")
     add("--verify", action="store_true", help="hash every cached file, not only look at its stat")
     text = "stop a step that waits longer than this for a worker (default: 3600)"
     add("--timeout", type=_seconds, default=3600.0, metavar="SECONDS", help=text)
@@ -156,17 +177,19 @@ def _gc_options(gc: ArgumentParser) -> None:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise ValueError(text)
+        raise ArgumentTypeError(f"{text!r} is no number of seconds above 0")
     return seconds
 
 
 def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise ValueError(text)
-    return count
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,11 @@ def _default_precisions(*, quantized: bool) -> tuple[PrecisionConfig, ...]:
 
 def convert(context: Context, submit: Submit) -> Findings:
     """Run every step up to the benchmark; one engine's failure is recorded and its siblings go on."""
-    facts = _facts(context, submit)
+    return convert_known(context, submit, source_facts(context, submit))
+
+
+def convert_known(context: Context, submit: Submit, facts: GraphFacts | None) -> Findings:
+    """Run every step behind `source_facts`."""
     trunk = _trunk(context, submit, facts)
     wanted = targets(context.config, quantized=bool(facts and facts.quantized))
     here = [target for target in wanted if installed(target.engine.runtime)]
@@ -109,7 +113,8 @@ def convert(context: Context, submit: Submit) -> Findings:
     return Findings(results, measured, source, failure or broken, None if failure else trunk.data.result())
 
 
-def _facts(context: Context, submit: Submit) -> GraphFacts | None:
+def source_facts(context: Context, submit: Submit) -> GraphFacts | None:
+    """Look into an ONNX source: the rest of the DAG depends on what its graph takes."""
     if not isinstance(context.config.model, OnnxModel):
         return None
     return context.metrics(submit(inspect_source, "", context).result(), GraphFacts)
@@ -203,7 +208,13 @@ def _verdict(
     scored = judge_metric(gates, metric, Score(engine=engine, source=source))
     if scored.status != "passed":
         return scored
-    return Verdict(status="passed", reason=f"{verdict.reason}; {scored.reason}")
+    synthetic = " on synthetic data" if _synthetic(context) else ""
+    return Verdict(status="passed", reason=f"{verdict.reason}; {scored.reason}{synthetic}")
+
+
+def _synthetic(context: Context) -> bool:
+    evaluation = context.config.data.evaluation
+    return evaluation is not None and evaluation.synthetic
 
 
 def _measure(

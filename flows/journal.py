@@ -15,7 +15,7 @@ StepState = Literal["waiting", "running", "computing", "cached", "made", "failed
 
 @dataclass
 class StepEntry:
-    """One step of the run; `started` and `ended` are seconds of a monotonic clock."""
+    """One step of the run; `started` and `ended` are seconds of a monotonic clock, `made` the key that it made."""
 
     step: str
     subject: str
@@ -24,6 +24,7 @@ class StepEntry:
     ended: float = 0.0
     artifact: Artifact | None = None
     error: str = ""
+    made: str = ""
 
     @property
     def seconds(self) -> float:
@@ -39,6 +40,7 @@ class Journal:
 
     changed: Callable[[StepEntry], None] = lambda _: None
     entries: dict[tuple[str, str], StepEntry] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def planned(self, step: str, subject: str) -> None:
@@ -56,8 +58,15 @@ class Journal:
 
     def produced(self, step: str, subject: str, produced: Produced) -> None:
         """The step has its artifact."""
-        state: StepState = "cached" if produced.cached else "made"
+        key = produced.artifact.key
+        # After a repair the steps run again, and find what they made in this same run.
+        made = not produced.cached or self._entry(step, subject).made == key
+        state: StepState = "made" if made else "cached"
         self._change(step, subject, state=state, ended=time.monotonic(), artifact=produced.artifact)
+        if made:
+            self._change(step, subject, made=key)
+        if produced.rebuilt:
+            self.notes.append(f"rebuilt: {produced.artifact.folder}: {produced.rebuilt}")
 
     def ended(self, step: str, subject: str) -> None:
         """The step returned; one that makes no artifact is done by that."""
@@ -68,6 +77,12 @@ class Journal:
         """The step raised."""
         first = (str(error).splitlines() or [type(error).__name__])[0]
         self._change(step, subject, state="failed", ended=time.monotonic(), error=first)
+
+    def restarted(self) -> None:
+        """All steps run again, because what one of them made before was damaged."""
+        with self._lock:
+            for entry in self.entries.values():
+                entry.state, entry.error = "waiting", ""
 
     def outcomes(self) -> tuple[StepOutcome, ...]:
         """All steps as `--json` prints them."""

@@ -6,8 +6,9 @@ from tasks.context import Context
 from tasks.core.outcome import EngineOutcome, HopOutcome, LatencyOutcome, ParityOutcome
 from tasks.parity import ParityMetrics
 from tasks.promote import Candidate
-from tasks.runtimes.base import ENGINE
+from tasks.runtimes.base import BuildMetrics
 from tasks.runtimes.judge import HopError
+from tasks.runtimes.load import DEPLOYABLE
 from tasks.runtimes.timing import PointFigures, Speedup
 
 
@@ -35,10 +36,7 @@ def _engine_outcome(context: Context, found: Finding, measured: BenchmarkMetrics
 
 def _size(context: Context, found: Finding) -> int | None:
     """Bytes of the engine with its external data."""
-    if found.built is None:
-        return None
-    records = context.store.report(found.built).files
-    return sum(record.bytes for record in records if record.name.startswith(ENGINE))
+    return context.metrics(found.built, BuildMetrics).size_bytes if found.built else None
 
 
 def _parity(metrics: ParityMetrics) -> ParityOutcome:
@@ -81,10 +79,10 @@ def passes(findings: Findings) -> bool:
 
 
 def candidates(context: Context, findings: Findings) -> list[Candidate]:
-    """What may be promoted."""
+    """What may be promoted: what passed, but for runtimes that are yardsticks."""
     outcomes = engine_outcomes(context, findings)
     return [
         Candidate(outcome=outcome, built=found.built)
         for outcome, found in zip(outcomes, findings.results, strict=True)
-        if outcome.status == "passed" and found.built is not None
+        if outcome.status == "passed" and found.built is not None and found.target.engine.runtime in DEPLOYABLE
     ]

@@ -1,6 +1,6 @@
 """The Prefect way to run the DAG: one flow run, one named and tagged task run for each step."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import prefect
@@ -12,10 +12,11 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.journal import Journal
-from flows.run import Run, RunInterrupted, drive
+from flows.run import Run, drive
 from flows.submit import Result, run_step
 from tasks.core.errors import StepError
 from tasks.core.outcome import RunOutcome
+from tasks.runtimes.isolate import Workers
 from tasks.step import Step
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class TaskSubmit:
     def __init__(self, journal: Journal, pipeline: str) -> None:
         self._journal = journal
         self._pipeline = pipeline
+        self._submitted: list[PrefectFuture[Any]] = []
 
     def __call__(self, step: Step[..., R], subject: str, *args: object) -> Result[R]:
         """Only results of other tasks are parameters of the task: Prefect waits for them and draws the graph."""
@@ -64,7 +66,15 @@ class TaskSubmit:
             cache_policy=NO_CACHE,  # the store is the cache: keyed by content, shared, and safe against kill -9
             persist_result=False,
         )
-        return _TaskResult(task.submit(*(result.future for result in results)))
+        future = task.submit(*(result.future for result in results))
+        self._submitted.append(future)
+        return _TaskResult(future)
+
+    def settle(self) -> None:
+        """Wait until every step that was submitted has ended, well or not."""
+        for future in self._submitted:
+            future.wait()
+        self._submitted.clear()
 
 
 def _results(value: object) -> "Iterator[_TaskResult[Any]]":
@@ -83,36 +93,29 @@ def _filled(value: object, resolved: dict[int, object]) -> object:
     return value
 
 
-def run_with_prefect(run: Run, trigger: str = "manual") -> RunOutcome:
+def run_with_prefect(run: Run, workers: Workers) -> RunOutcome:
     """Run the pipeline as the flow `convert`; its state says what became of the run."""
-    told: list[RunOutcome] = []
-    state = _flow(run, trigger, told.append)(return_state=True)
-    if not told:
-        state.result()  # raises what ended the flow before it had an outcome
+    state = _flow(run, workers)(return_state=True)
+    if run.outcome is None or not (state.is_completed() or state.is_failed()):
+        state.result()  # raises what ended the flow early
+    if run.outcome is None:
         raise StepError(f"the flow run ended as {state.name} without an outcome", "see its log in the Prefect UI")
-    return told[0]
+    return run.outcome
 
 
-def _flow(run: Run, trigger: str, tell: Callable[[RunOutcome], None]) -> "prefect.Flow[[], State[Any]]":
+def _flow(run: Run, workers: Workers) -> "prefect.Flow[[], State[Any]]":
     def body() -> "State[Any]":
         with prefect.tags(run.pipeline):
-            try:
-                outcome = drive(run, TaskSubmit(run.journal, run.pipeline))
-            except RunInterrupted as stopped:
-                tell(stopped.outcome)
-                raise
-        tell(outcome)
+            outcome = drive(run, workers, TaskSubmit(run.journal, run.pipeline))
         if outcome.status == "passed":
             return Completed(message=outcome.promoted.reason if outcome.promoted else "passed")
-        reasons = [
-            f"{engine.id}: {engine.reason}" for engine in outcome.engines if engine.status in ("failed", "error")
-        ]
-        return Failed(message="; ".join(reasons) or "failed")
+        bad = [engine for engine in outcome.engines if engine.status in ("failed", "error")]
+        return Failed(message="; ".join(f"{engine.id}: {engine.reason}" for engine in bad) or "failed")
 
     return prefect.Flow(
         fn=body,
         name="convert",
-        flow_run_name=f"{run.pipeline} · {run.id[-6:]} · {trigger}",
+        flow_run_name=f"{run.pipeline} · {run.id[-6:]} · manual",
         task_runner=cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=_THREADS)),
         persist_result=False,
     )

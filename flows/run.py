@@ -1,5 +1,6 @@
 """Run one pipeline from its YAML to a promotion, and keep a record of the run."""
 
+import contextlib
 import threading
 import time
 import uuid
@@ -7,14 +8,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.convert import Findings, convert
+from flows.convert import Findings, convert, convert_known
 from flows.journal import Journal
+from flows.notes import notes_of
 from flows.outcomes import candidates, engine_outcomes, passes
-from flows.submit import Submit, ThreadSubmit
+from flows.submit import Submit, ThreadSubmit, Unreached
 from tasks.context import Context
 from tasks.core.config import PipelineConfig
 from tasks.core.environment import environment
-from tasks.core.errors import ArtifactDamaged, Interrupted, TrtflowError
+from tasks.core.errors import ArtifactDamaged, ConfigError, StepError, StoreError, TrtflowError
 from tasks.core.files import store_errors, write_atomically
 from tasks.core.outcome import Promoted, RunOutcome, RunRecord, RunStatus
 from tasks.core.store import Store
@@ -32,8 +34,14 @@ class RunOptions:
 
     root: Path
     project: Path
-    timeout_seconds: float = 3600.0
     verify_all: bool = False
+    again: frozenset[str] = frozenset()  # steps to do again although they are cached
+
+
+def _run_id() -> str:
+    """Sorts by time: the newest run is the last."""
+    now = datetime.now(UTC)
+    return f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03}Z-{uuid.uuid4().hex[:6]}"
 
 
 @dataclass
@@ -45,8 +53,9 @@ class Run:
     options: RunOptions
     journal: Journal
     stop: threading.Event = field(default_factory=threading.Event)
-    notes: list[str] = field(default_factory=list)
-    id: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}")
+    outcome: RunOutcome | None = None
+    failure: str | None = None
+    id: str = field(default_factory=_run_id)
     started: float = field(default_factory=time.monotonic)
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
 
@@ -60,14 +69,15 @@ class Run:
         """Folder of the run's record."""
         return self.options.root / self.pipeline / "runs" / self.id
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth telling at the end, and is kept in the record."""
+        return tuple(self.journal.notes)
 
-class RunInterrupted(KeyboardInterrupt):
-    """A run that was asked to stop, with what it had found by then."""
-
-    def __init__(self, outcome: RunOutcome, cause: KeyboardInterrupt) -> None:
-        super().__init__(str(cause))
-        self.outcome = outcome
-        self.exit_code = cause.exit_code if isinstance(cause, Interrupted) else 130
+    def note(self, text: str) -> None:
+        """Add a note, once."""
+        if text not in self.journal.notes:
+            self.journal.notes.append(text)
 
 
 @dataclass(frozen=True)
@@ -80,23 +90,38 @@ class _Ending:
     failure: str | None = None
 
 
-def run_pipeline(run: Run) -> RunOutcome:
+def run_pipeline(run: Run, workers: Workers) -> RunOutcome:
     """Run in this process, without a server."""
     with ThreadSubmit(run.journal) as submit:
-        return drive(run, submit)
+        return drive(run, workers, submit)
 
 
-def drive(run: Run, submit: Submit) -> RunOutcome:
-    """Run the DAG with workers of its own; an interruption is recorded and raised as RunInterrupted."""
-    with Workers(run.options.timeout_seconds) as workers:
-        context = Context(run.pipeline, run.config, run.store, workers, run.journal)
-        try:
-            return go(run, context, submit)
-        except KeyboardInterrupt as error:
-            run.stop.set()
-            workers.close()  # steps that wait for a worker or a lock end now, and leave nothing behind
-            outcome = _record(run, context, _Ending("interrupted", failure=str(error)))
-            raise RunInterrupted(outcome, error) from error
+def drive(run: Run, workers: Workers, submit: Submit) -> RunOutcome:
+    """Run the DAG. What ends it early is recorded; an interruption and a wrong YAML are also raised again."""
+    context = Context(run.pipeline, run.config, run.store, workers, run.journal, again=run.options.again)
+    with contextlib.ExitStack() as held:
+        return _drive(run, context, submit, held)
+
+
+def _drive(run: Run, context: Context, submit: Submit, held: contextlib.ExitStack) -> RunOutcome:
+    try:
+        held.enter_context(context.store.in_use(run.pipeline))
+        return go(run, context, submit)
+    except KeyboardInterrupt as error:
+        run.stop.set()
+        context.workers.close()  # steps that wait for a worker or a lock end now
+        submit.settle()
+        with contextlib.suppress(OSError):
+            context.store.sweep(run.pipeline)  # what a worker wrote in its last moment
+        _record(run, context, _Ending("interrupted", failure=str(error)))
+        raise
+    except TrtflowError as error:
+        failed = StepError(error.message, error.cure)
+        findings = convert_known(context, Unreached(run.journal, failed), None)
+        outcome = _record(run, context, _Ending("failed", findings, failure=str(error)))
+        if isinstance(error, ConfigError):
+            raise
+        return outcome
 
 
 def go(run: Run, context: Context, submit: Submit) -> RunOutcome:
@@ -107,23 +132,33 @@ def go(run: Run, context: Context, submit: Submit) -> RunOutcome:
         try:
             return _record(run, context, _convert_and_promote(run, context, submit))
         except ArtifactDamaged as damage:
-            run.notes.append(f"rebuilt: {damage.message}")
+            submit.settle()  # what still runs may read the artifact
+            run.note(f"rebuilt: {damage.message}")
             context.store.discard(damage.folder)
+            run.journal.restarted()
     raise TrtflowError(f"the store at {run.options.root} keeps being damaged", "check its disk, and who writes to it")
 
 
 def _convert_and_promote(run: Run, context: Context, submit: Submit) -> _Ending:
     run.journal.planned("data", "")
     findings = convert(context, submit)
+    for note in notes_of(context, findings):
+        run.note(note)
     if not passes(findings):
         return _Ending("failed", findings, failure=str(findings.failure) if findings.failure else None)
-    best = submit(promote, "", context, candidates(context, findings))
+    offered = candidates(context, findings)
     try:
-        return _Ending("passed", findings, promoted=best.result())
+        promoted = submit(promote, "", context, offered).result()
     except ArtifactDamaged:
         raise
     except TrtflowError as error:
         return _Ending("failed", findings, failure=str(error))
+    if promoted is None and offered:
+        run.note(
+            "nothing was promoted: every engine that passed was rolled back before; "
+            f"to promote one all the same: trtflow promote {run.pipeline} ID"
+        )
+    return _Ending("passed", findings, promoted=promoted)
 
 
 def _record(run: Run, context: Context, ending: _Ending) -> RunOutcome:
@@ -144,15 +179,20 @@ def _record(run: Run, context: Context, ending: _Ending) -> RunOutcome:
         outcome=outcome,
         started=run.started_at,
         failure=ending.failure,
-        notes=tuple(run.notes),
+        notes=run.notes,
         source_metric=findings.source_metric if findings else None,
         golden_origin=_golden_origin(context, findings),
         artifacts=tuple(dict.fromkeys(artifact.folder for artifact in run.journal.artifacts())),
         environment=environment(),
     )
-    with store_errors(run.options.root):
-        write_atomically(run.folder / "run.json", record.model_dump_json(indent=1) + "\n")
-    return outcome
+    run.outcome, run.failure = outcome, ending.failure
+    try:
+        with store_errors(run.options.root):
+            write_atomically(run.folder / "run.json", record.model_dump_json(indent=1) + "\n")
+    except StoreError as error:
+        run.failure = run.failure or str(error)
+        run.outcome = outcome.model_copy(update={"status": "failed"}) if outcome.status == "passed" else outcome
+    return run.outcome
 
 
 def _golden_origin(context: Context, findings: Findings | None) -> tuple[str, ...]:

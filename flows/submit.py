@@ -1,13 +1,16 @@
 """Run steps as soon as their inputs are there: in this process, on threads, without a server."""
 
+import logging
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Any, NoReturn, Protocol, Self, TypeVar
 
 from flows.journal import Journal
+from tasks.core.errors import TrtflowError
 from tasks.step import Step
 
+log = logging.getLogger(__name__)
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 # Threads only wait, for workers and for each other; how many steps compute at once is the context's matter.
@@ -27,6 +30,9 @@ class Submit(Protocol):
     def __call__(self, step: Step[..., R], subject: str, *args: object) -> Result[R]:
         """Return at once."""
 
+    def settle(self) -> None:
+        """Wait until every step that was submitted has ended, well or not."""
+
 
 class ThreadSubmit:
     """The in-process way to run the DAG."""
@@ -34,11 +40,19 @@ class ThreadSubmit:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="step")
+        self._submitted: list[Future[Any]] = []
 
     def __call__(self, step: Step[..., R], subject: str, *args: object) -> Result[R]:
         """Submit to a thread; steps submitted earlier hold the earlier threads, so none waits for a later one."""
         self._journal.planned(step.options.name, subject)
-        return self._pool.submit(run_step, self._journal, step, subject, lambda: [resolve(arg) for arg in args])
+        future = self._pool.submit(run_step, self._journal, step, subject, lambda: [resolve(arg) for arg in args])
+        self._submitted.append(future)
+        return future
+
+    def settle(self) -> None:
+        """Wait until every step that was submitted has ended, well or not."""
+        wait(self._submitted)
+        self._submitted.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -47,6 +61,33 @@ class ThreadSubmit:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Unreached:
+    """Submits to nowhere: each step is noted in the journal, and fails with what kept it from being reached."""
+
+    def __init__(self, journal: Journal, error: TrtflowError) -> None:
+        self._journal = journal
+        self._error = error
+
+    def __call__(self, step: Step[..., R], subject: str, *args: object) -> Result[R]:
+        """Note the step."""
+        del args
+        self._journal.planned(step.options.name, subject)
+        return _Never(self._error)
+
+    def settle(self) -> None:
+        """Do nothing: no step runs."""
+
+
+class _Never:
+    """The result of a step that is not reached."""
+
+    def __init__(self, error: TrtflowError) -> None:
+        self._error = error
+
+    def result(self) -> NoReturn:
+        raise self._error
 
 
 def resolve(value: object) -> object:
@@ -66,6 +107,8 @@ def run_step(journal: Journal, step: Step[..., R], subject: str, arguments: Call
         result = step(*resolved)
     except BaseException as error:
         journal.failed(step.options.name, subject, error)
+        if isinstance(error, TrtflowError):
+            log.debug("%s %s failed: %s\n%s", step.options.name, subject, error, error.detail)
         raise
     journal.ended(step.options.name, subject)
     return result

@@ -2,25 +2,21 @@
 
 import sys
 import threading
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from flows.journal import StepEntry
-from flows.run import Run
-from tasks.core.outcome import EngineOutcome, LatencyOutcome, RunOutcome, RunRecord
+from flows.table import print_table
+from tasks.core.outcome import RunOutcome, RunRecord
 from tasks.core.promotions import Promotion
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 _REFRESH_SECONDS = 0.2
-_MARKS = {
-    "passed": "[green]passed[/]",
-    "failed": "[red]failed[/]",
-    "error": "[red]error[/]",
-    "skipped": "[dim]skipped[/]",
-}
+# A log or a pipe has no width: lines are not broken there.
+_LOG_COLUMNS = 200
 
 
 class Progress:
@@ -92,90 +88,57 @@ def _columns() -> int:
     return shutil.get_terminal_size().columns - 1
 
 
-def print_outcome(outcome: RunOutcome, run: Run) -> None:
+def print_outcome(outcome: RunOutcome, folder: Path) -> None:
     """The table of engines, what is promoted, and where the record lies."""
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=False)
-    if not console.is_terminal:
-        console.width = 200  # a log or a pipe has no width: do not break lines at 80
-    console.print(engine_table(outcome))
-    for engine in outcome.engines:
-        if engine.status != "passed":
-            console.print(f"{engine.id}: {engine.status}: {engine.reason}", markup=False)
-    _print_end(console, outcome, run)
-
-
-def engine_table(outcome: RunOutcome) -> "Table":
-    """One row a result and point."""
-    from rich.table import Table
-
-    table = Table(title=f"{outcome.pipeline}  run {outcome.run}", title_justify="left", box=None, pad_edge=False)
-    for name in ("engine", "size", "rel L2", "metric", "at", "p50 ms", "p99 ms", "per s", "speed-up", "verdict"):
-        table.add_column(name, justify="left" if name in ("engine", "at", "verdict") else "right", no_wrap=True)
-    for engine in outcome.engines:
-        points: tuple[LatencyOutcome | None, ...] = engine.latency or (None,)
-        for index, point in enumerate(points):
-            mark = _MARKS.get(engine.status, engine.status)
-            if outcome.promoted and outcome.promoted.id == engine.id:
-                mark = "[bold green]promoted[/]"
-            head = (*_engine_cells(engine),) if index == 0 else ("", "", "", "")
-            table.add_row(*head, *_point_cells(point), mark if index == 0 else "")
-    return table
-
-
-def _engine_cells(engine: EngineOutcome) -> tuple[str, str, str, str]:
-    error = f"{engine.parity.vs_source.rel_l2:.1e}" if engine.parity else "-"
-    metric = "-" if engine.metric is None else f"{engine.metric:.4f}"
-    return engine.id, "-" if engine.size_bytes is None else size_text(engine.size_bytes), error, metric
-
-
-def _point_cells(point: LatencyOutcome | None) -> tuple[str, str, str, str, str]:
-    if point is None:
-        return "-", "-", "-", "-", "-"
-    at = ", ".join(f"{dim} {size}" for dim, size in point.at.items()) or "fixed"
-    speedup = "-"
-    if point.speedup is not None:
-        low, high = point.speedup_ci95 or (point.speedup, point.speedup)
-        speedup = f"{point.speedup:.2f}x [{low:.2f}, {high:.2f}] vs {point.speedup_against}".replace("[", r"\[")
-    return at, _ms(point.p50_ms), _ms(point.p99_ms), f"{point.throughput_per_s:.4g}", speedup
-
-
-def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
-
-
-def size_text(size: int) -> str:
-    """Bytes for people."""
-    from rich.filesize import decimal
-
-    return decimal(size)
-
-
-def _print_end(console: "Console", outcome: RunOutcome, run: Run) -> None:
-    cached = sum(step.cached for step in outcome.steps)
-    took = f"{outcome.status} in {outcome.seconds:.1f} s, {cached} of {len(outcome.steps)} steps cached"
+    console = _console(stderr=False)
+    console.print(f"{outcome.pipeline}: run {outcome.run}", style="bold", markup=False)
+    print_table(console, outcome)
+    _print_reasons(console, outcome, every=False)
     if outcome.promoted:
-        console.print(f"promoted {outcome.promoted.id}: {outcome.promoted.reason}", markup=False)
-    console.print(took, markup=False)
-    console.print(f"record: {run.folder / 'run.json'}", markup=False, soft_wrap=True)
+        _say(console, f"promoted {outcome.promoted.id}: {outcome.promoted.reason}")
+    cached = sum(step.cached for step in outcome.steps)
+    _say(console, f"{outcome.status} in {outcome.seconds:.1f} s, {cached} of {len(outcome.steps)} steps cached")
+    console.print(f"record: {folder / 'run.json'}", markup=False, soft_wrap=True)
 
 
 def print_record(record: RunRecord, current: Promotion | None) -> None:
     """The last run in short, and what is in force."""
+    outcome, console = record.outcome, _console(stderr=False)
+    console.print(f"{outcome.pipeline}: run {outcome.run}", style="bold", markup=False)
+    print_table(console, outcome)
+    _print_reasons(console, outcome, every=True)
+    _say(console, f"{outcome.status} in {outcome.seconds:.1f} s, started {record.started}")
+    if record.failure:
+        _say(console, f"failure: {record.failure}")
+    for note in record.notes:
+        _say(console, f"note: {note}")
+    in_force = f"{current.id} ({current.key[:12]}) since {current.at}" if current else "nothing"
+    _say(console, f"in force: {in_force}")
+
+
+def tell(text: str) -> None:
+    """Say something about a run on stderr."""
+    _say(_console(stderr=True), text)
+
+
+def _console(*, stderr: bool) -> "Console":
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, stderr=stderr)
     if not console.is_terminal:
-        console.width = 200
-    console.print(engine_table(record.outcome))
-    for engine in record.outcome.engines:
-        console.print(f"{engine.id}: {engine.status}: {engine.reason}", markup=False)
-    if record.failure:
-        console.print(f"failure: {record.failure}", markup=False)
-    if "synthetic" in record.golden_origin:
-        console.print("note: parity was measured on synthetic inputs", markup=False)
-    for note in record.notes:
-        console.print(f"note: {note}", markup=False)
-    in_force = f"{current.id} ({current.key[:12]}) since {current.at}" if current else "nothing"
-    console.print(f"in force: {in_force}", markup=False)
+        console.width = _LOG_COLUMNS
+    return console
+
+
+def _say(console: "Console", text: str) -> None:
+    """A sentence, broken between words on a terminal and nowhere else."""
+    console.print(text, markup=False, soft_wrap=not console.is_terminal)
+
+
+def _print_reasons(console: "Console", outcome: RunOutcome, *, every: bool) -> None:
+    told: dict[str, list[str]] = {}
+    for engine in outcome.engines:
+        if every or engine.status != "passed":
+            told.setdefault(f"{engine.status}: {engine.reason}", []).append(engine.id)
+    for reason, engines in told.items():  # what they share failed once
+        _say(console, f"{', '.join(engines)}: {reason}")

@@ -80,6 +80,7 @@ def benchmark(
     names = tuple(context.store.report(exported).metrics["facts"]["outputs"])  # type: ignore[index,call-overload,arg-type]
 
     def make(folder: Path) -> Made:
+        context.workers.retire(keep=(ONNX, TORCH))  # no import may go on beside the measurement
         feeds = folder / "feeds.safetensors"
         request = PointsRequest(golden=context.file(data, GOLDEN), signature=signature, points=plan.points, feeds=feeds)
         prepared = context.workers.call(ONNX, prepare_points, request)

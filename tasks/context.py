@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 
 from pydantic import JsonValue
 
+from tasks.core.changes import explain
 from tasks.core.config import PipelineConfig
 from tasks.core.digests import canonical, sha256_text
 from tasks.core.environment import cores, versions_of
@@ -16,7 +17,7 @@ from tasks.core.errors import NotMade
 from tasks.core.frozen import Frozen
 from tasks.core.locks import HostLock, Mode
 from tasks.core.report import Artifact, Recipe
-from tasks.core.store import Made, Miss, Produced, Store
+from tasks.core.store import NEVER_MADE, Made, Miss, Produced, Store
 from tasks.repro import Places, keep_request
 from tasks.runtimes.isolate import Home, Workers
 from tasks.step import StepOptions
@@ -69,7 +70,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Context:
-    """The surroundings of one run of one pipeline. Steps may run in several threads at once."""
+    """The surroundings of one run of one pipeline. Steps may run in several threads at once.
+
+    In a `dry` run a step that is not cached raises NotMade; steps named in `again` run although they are cached.
+    """
 
     pipeline: str
     config: PipelineConfig
@@ -78,6 +82,7 @@ class Context:
     journal: Journal
     host: HostLock = field(default_factory=HostLock)
     dry: bool = False
+    again: frozenset[str] = frozenset()
     slots: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(cores()))
 
     @property
@@ -96,14 +101,22 @@ class Context:
                 self.journal.computing(recipe.step, recipe.subject)
                 return work.make(folder)
 
+        if recipe.step in self.again:
+            self._forget(work)
         produced = self.store.produce(recipe, make, observing=work.observing)
         self.journal.produced(recipe.step, recipe.subject, produced)
         return produced.artifact
 
+    def _forget(self, work: Work) -> None:
+        found = self.store.find(work.recipe, observing=work.observing)
+        if isinstance(found, Artifact):
+            self.store.discard(found.folder)
+
     def _planned(self, work: Work) -> Artifact:
         found = self.store.find(work.recipe, observing=work.observing)
         if isinstance(found, Miss):
-            raise NotMade(found.reason)
+            steps = self.store.root / work.recipe.pipeline / work.recipe.step
+            raise NotMade(explain(steps, work.recipe) if found.reason == NEVER_MADE else found.reason)
         self.journal.produced(work.recipe.step, work.recipe.subject, Produced(found, cached=True, seconds=0.0))
         return found
 

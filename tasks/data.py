@@ -1,10 +1,13 @@
 """Step `data`: what calibration, evaluation and parity will use, read from the user's sources once and kept."""
 
-from collections.abc import Iterator
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tasks.context import Context, Work, params
+from tasks.core.config import EvaluationConfig
 from tasks.core.errors import UserCodeError
 from tasks.core.feeds import check_array, check_feeds, chunks, cut, generate, samples_in
 from tasks.core.frozen import Frozen
@@ -15,7 +18,7 @@ from tasks.core.signature import Signature
 from tasks.core.store import Made
 from tasks.core.tensors import Tensors, save_batches
 from tasks.core.user_code import call_user, load_function
-from tasks.homes import user_home
+from tasks.homes import PLAIN, user_home
 from tasks.step import StepOptions, step
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ class DataSource(Frozen):
 
     source: str
     samples: int | None
+    synthetic: bool = False
 
 
 class DataRequest(Frozen):
@@ -72,6 +76,7 @@ class DataMetrics(Frozen):
     evaluation: SetMetrics | None
     golden: SetMetrics
     golden_origin: tuple[Origin, Origin]
+    synthetic_evaluation: bool
 
 
 class DataReply(Frozen):
@@ -88,19 +93,23 @@ def prepare_data(context: Context, signature: Signature) -> Artifact:
     calibration = (
         DataSource(source=data.calibration.source, samples=data.calibration.samples) if data.calibration else None
     )
-    evaluation = DataSource(source=data.evaluation.source, samples=data.evaluation.samples) if data.evaluation else None
+    evaluation = _evaluation_source(data.evaluation) if data.evaluation else None
     request = DataRequest(
         project=context.project, signature=signature, calibration=calibration, evaluation=evaluation, folder=Path()
     )
     wanted = request.model_dump(mode="json", exclude={"project", "folder"})
     recipe = context.recipe(OPTIONS, tools=("numpy", "safetensors")).model_copy(update={"params": wanted})
-    home = user_home(context.config.model)
 
     def make(folder: Path) -> Made:
-        reply = context.call(home, collect, request.model_copy(update={"folder": folder}), folder)
+        context.workers.warm(user_home(context.config.model))  # torch's import goes on beside this step
+        reply = context.call(PLAIN, collect, request.model_copy(update={"folder": folder}), folder)
         return Made(params(reply.metrics), reply.observed)
 
     return context.produce(Work(recipe, make, observing=True))
+
+
+def _evaluation_source(evaluation: EvaluationConfig) -> DataSource:
+    return DataSource(source=evaluation.source, samples=evaluation.samples, synthetic=evaluation.synthetic)
 
 
 def collect(request: DataRequest) -> DataReply:
@@ -108,7 +117,8 @@ def collect(request: DataRequest) -> DataReply:
     with observing(request.project, request.folder) as observations:
         calibration = _calibration(request)
         evaluation = _evaluation(request)
-    (golden, origin) = _golden(request.signature, [feeds for feeds, _ in evaluation], calibration)
+    golden, origin = _golden(request.signature, [feeds for feeds, _ in evaluation], calibration)
+    made_up = request.evaluation is not None and request.evaluation.synthetic
     save_batches(request.folder / GOLDEN, golden)
     if evaluation:
         save_batches(request.folder / TARGETS, [targets for _, targets in evaluation])
@@ -116,7 +126,8 @@ def collect(request: DataRequest) -> DataReply:
         calibration=_write(request.folder / CALIBRATION, calibration),
         evaluation=_write(request.folder / EVALUATION, [feeds for feeds, _ in evaluation]),
         golden=_set_metrics(golden),
-        golden_origin=origin,
+        golden_origin=("synthetic", "synthetic") if made_up else origin,
+        synthetic_evaluation=made_up,
     )
     return DataReply(metrics=metrics, observed=observations())
 
@@ -142,6 +153,7 @@ def _evaluation(request: DataRequest) -> list[tuple[Tensors, Tensors]]:
     source = request.evaluation
 
     def pairs() -> Iterator[tuple[Tensors, Tensors]]:
+        names: Collection[str] | None = None
         for index, item in enumerate(_items(source.source, request.project, what)):
             if not (isinstance(item, tuple) and len(item) == _PAIR):
                 raise UserCodeError(
@@ -149,16 +161,25 @@ def _evaluation(request: DataRequest) -> list[tuple[Tensors, Tensors]]:
                     "yield a pair: (dict of feeds, dict of targets)",
                 )
             feeds = check_feeds(item[0], request.signature, f"{what}: batch {index}")
-            yield feeds, _check_targets(item[1], f"{what}: batch {index}")
+            targets = _check_targets(item[1], names, f"{what}: batch {index}")
+            names = targets.keys()
+            yield feeds, targets
 
     return _take(pairs(), source, what)
 
 
-def _check_targets(targets: object, what: str) -> Tensors:
+def _check_targets(targets: object, names: Collection[str] | None, what: str) -> Tensors:
     if not isinstance(targets, dict):
         raise UserCodeError(f"{what}: targets are a {type(targets).__name__}", "yield a dict of numpy arrays")
     for name, array in targets.items():
+        if not isinstance(name, str):
+            raise UserCodeError(f"{what}: a target has the name {name!r}", "name targets by strings")
         check_array(array, None, f"{what}, target {name!r}")
+    if names is not None and targets.keys() != names:
+        raise UserCodeError(
+            f"{what} has the targets {sorted(targets)}, the batches before it had {sorted(names)}",
+            "give every batch the same targets",
+        )
     return targets
 
 
@@ -184,7 +205,7 @@ def _read_npz(path: Path, what: str) -> tuple[Tensors, Tensors]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             named = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserCodeError(f"{what}: {path} cannot be read: {error}", "write it with numpy.savez") from error
     targets = {n.removeprefix("target_"): a for n, a in named.items() if n.startswith("target_")}
     return {name: array for name, array in named.items() if not name.startswith("target_")}, targets

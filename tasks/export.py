@@ -9,7 +9,7 @@ from tasks.core.report import Artifact, Recipe
 from tasks.core.sets import EVALUATION, GOLDEN
 from tasks.core.signature import Signature
 from tasks.core.store import Made
-from tasks.homes import ONNX, TORCH
+from tasks.homes import ONNX, TORCH, cast_homes
 from tasks.sources.declared import declared_files, torch_source
 from tasks.sources.onnx_import import OnnxImportRequest, import_onnx
 from tasks.sources.torch_export import TorchExportRequest, export_torch
@@ -52,6 +52,9 @@ def _from_torch(context: Context, signature: Signature, data: Artifact) -> Artif
     )
 
     def make(folder: Path) -> Made:
+        context.workers.warm(ONNX)
+        for home in cast_homes(config):  # its import takes as long as an export: let it go on beside this one
+            context.workers.warm(home)
         request = TorchExportRequest(
             source=source,
             signature=signature,

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from pydantic import FiniteFloat
+
 from tasks.core.config import GatesConfig, MetricConfig
 from tasks.core.frozen import Frozen
 from tasks.core.metrics import OutputError
@@ -23,8 +25,8 @@ class Verdict(Frozen):
 class Score(Frozen):
     """The user's metric of an engine and of the source framework."""
 
-    engine: float
-    source: float
+    engine: FiniteFloat  # NaN would pass every comparison
+    source: FiniteFloat
 
 
 def judge_parity(target: Target, gates: GatesConfig, error: OutputError, *, metric: bool) -> Verdict:

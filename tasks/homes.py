@@ -1,6 +1,6 @@
 """Which libraries a kind of work needs: its worker is forked from a process that has imported them already."""
 
-from tasks.core.config import ModelConfig, OnnxModel
+from tasks.core.config import ModelConfig, OnnxModel, PipelineConfig
 from tasks.runtimes.isolate import Home
 
 _NUMPY = ("numpy", "safetensors.numpy")
@@ -35,10 +35,16 @@ TORCH = Home(
         *_USER,
     )
 )
-# The user's own modules of a pipeline whose model is an ONNX file: they may do without torch.
+# The user's data sources, and all user modules of a pipeline whose model is an ONNX file: they may do without torch.
 PLAIN = Home(preload=(*_NUMPY, *_USER))
 # Casting and quantising with ModelOpt.
 MODELOPT = Home(preload=("modelopt.onnx.autocast", "tasks.sources.onnx_cast"))
+
+
+def cast_homes(config: PipelineConfig) -> tuple[Home, ...]:
+    """Where a precision of the pipeline is cast, if one is."""
+    kinds = {"fp32", "fp16"} if config.precisions is None else {precision.kind for precision in config.precisions}
+    return (MODELOPT,) if "fp16" in kinds else ()
 
 
 def user_home(model: ModelConfig) -> Home:

@@ -59,7 +59,7 @@ def parity(context: Context, target: Target, data: Artifact, built: Artifact, ho
             runner=target.id,
             folder=folder,
         )
-        errors = context.workers.call(ONNX, compare_hops, request)
+        errors = context.call(ONNX, compare_hops, request, folder)
         return Made(params(ParityMetrics.model_validate({"hops": errors.hops, "run": run})))
 
     return context.produce(Work(recipe, make))

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias, assert_never
 
 from tasks.context import Context
-from tasks.core.config import Objective, PromoteConfig
+from tasks.core.config import Objective, PipelineConfig, PromoteConfig, complete
 from tasks.core.errors import PromotionError
 from tasks.core.frozen import Frozen
 from tasks.core.outcome import EngineOutcome, LatencyOutcome, Promoted
 from tasks.core.promotions import Choice, Promotions
 from tasks.core.report import Artifact
-from tasks.runtimes.base import CARD, ENGINE
 from tasks.step import StepOptions, step
 
 OPTIONS = StepOptions("promote", version=1)
@@ -31,18 +30,19 @@ def promote(context: Context, candidates: Sequence[Candidate]) -> Promoted | Non
     barred = promotions.state().barred
     free = [candidate for candidate in candidates if candidate.built.key not in barred]
     if not free:
-        if candidates:
-            raise PromotionError(
-                "every engine that passed was rolled back before",
-                f"to promote one all the same: trtflow promote {context.pipeline} ID",
-            )
         return None
-    best, reason = choose(free, context.config.promote, rises=_metric_rises(context))
-    for name in (ENGINE, CARD):
+    best, reason = choose(free, _objective(context.config), rises=_metric_rises(context))
+    for name in best.built.files:
         context.file(best.built, name)  # what goes into force is verified byte by byte
     choice = Choice(id=best.outcome.id, key=best.built.key, artifact=best.built.folder, reason=reason)
     record = promotions.promote(choice)
     return Promoted(id=record.id, key=record.key, reason=reason)
+
+
+def _objective(config: PipelineConfig) -> PromoteConfig:
+    """The YAML's objective with its point complete: a dim that it leaves out is at its opt."""
+    at = config.promote.at
+    return config.promote if at is None else config.promote.model_copy(update={"at": complete(at, config.dims)})
 
 
 def _metric_rises(context: Context) -> bool:
@@ -99,9 +99,7 @@ def _timed(point: LatencyOutcome, objective: TimedObjective) -> float | None:
 
 def _measured(outcome: EngineOutcome, config: PromoteConfig) -> LatencyOutcome | None:
     """The point that the objective is read at: the one of the YAML, else the first that was measured."""
-    wanted = config.at
-    fits = (p for p in outcome.latency if wanted is None or all(p.at.get(dim) == size for dim, size in wanted.items()))
-    return next(fits, None)
+    return next((point for point in outcome.latency if config.at in (None, point.at)), None)
 
 
 def _point(config: PromoteConfig, outcome: EngineOutcome) -> str:

@@ -3,15 +3,14 @@
 from pathlib import Path
 from typing import assert_never
 
-from tasks.context import Context, Files, Work, model_files, params
+from tasks.context import Context, Files, Work, params
 from tasks.core.config import PrecisionConfig
-from tasks.core.files import link_or_copy
 from tasks.core.report import Artifact
 from tasks.core.sets import CALIBRATION, GOLDEN
 from tasks.core.store import Made
 from tasks.homes import MODELOPT, ONNX
 from tasks.sources.onnx_cast import CastRequest, cast_graph
-from tasks.sources.onnx_typed import TypedRequest, read_typed
+from tasks.sources.onnx_typed import TypedRequest, take_typed
 from tasks.step import StepOptions, step
 
 OPTIONS = StepOptions("quantize", version=1)
@@ -34,11 +33,8 @@ def _as_it_is(context: Context, folded: Artifact, precision: PrecisionConfig) ->
     recipe = context.using(recipe, folded=Files(folded))
 
     def make(folder: Path) -> Made:
-        model = context.model_file(folded)
-        for name in model_files(context.store, folded):
-            link_or_copy(model.parent / name, folder / name)
-        request = TypedRequest(model=folder / "model.onnx")
-        return Made(params(context.call(ONNX, read_typed, request, folder)))
+        request = TypedRequest(model=context.model_file(folded), folder=folder)
+        return Made(params(context.call(ONNX, take_typed, request, folder)))
 
     return context.produce(Work(recipe, make))
 

@@ -1,25 +1,32 @@
 """The request that made an artifact, kept beside it so that it can be run again, here or elsewhere."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import JsonValue
 
-from tasks.core.errors import StoreError
+from tasks.core.errors import ConfigError, StoreError
 from tasks.core.frozen import Frozen
 from tasks.runtimes.isolate import Home
 
 REQUEST = "request.json"
 
 
-class KeptRequest(Frozen):
+class KeptCall(Frozen):
     """What a worker was asked: the function, its request, and the modules its process had imported."""
 
     function: str
     preload: tuple[str, ...]
     request: dict[str, JsonValue]
+
+
+class KeptRequest(Frozen):
+    """The request.json of an artifact: all that workers were asked for it, in that order."""
+
+    schema_version: Literal[1] = 1
+    calls: tuple[KeptCall, ...]
 
 
 @dataclass(frozen=True)
@@ -34,18 +41,22 @@ class Places:
         # The step's folder lies in the store and the store in the project: the longest goes first.
         return ((str(self.out), "${OUT}"), (str(self.store), "${STORE}"), (str(self.project), "${PROJECT}"))
 
-    def hide(self, value: JsonValue) -> JsonValue:
+    def hide(self, request: dict[str, JsonValue]) -> dict[str, JsonValue]:
         """Replace folders by placeholders."""
-        return _replace(value, self._pairs())
+        return _replaced(request, self._pairs())
 
-    def show(self, value: JsonValue) -> JsonValue:
+    def show(self, request: dict[str, JsonValue]) -> dict[str, JsonValue]:
         """Replace placeholders by folders."""
-        return _replace(value, tuple((name, place) for place, name in self._pairs()))
+        return _replaced(request, tuple((name, place) for place, name in self._pairs()))
+
+
+def _replaced(request: dict[str, JsonValue], pairs: tuple[tuple[str, str], ...]) -> dict[str, JsonValue]:
+    return {key: _replace(item, pairs) for key, item in request.items()}
 
 
 def _replace(value: JsonValue, pairs: tuple[tuple[str, str], ...]) -> JsonValue:
     if isinstance(value, dict):
-        return {key: _replace(item, pairs) for key, item in value.items()}
+        return _replaced(value, pairs)
     if isinstance(value, list):
         return [_replace(item, pairs) for item in value]
     if isinstance(value, str):
@@ -55,21 +66,22 @@ def _replace(value: JsonValue, pairs: tuple[tuple[str, str], ...]) -> JsonValue:
     return value
 
 
-def keep_request(folder: Path, home: Home, function: Callable[..., object], request: JsonValue) -> None:
-    """Write request.json into a step's folder."""
-    kept = {
-        "function": f"{function.__module__}:{function.__qualname__}",
-        "preload": list(home.preload),
-        "request": request,
-    }
-    (folder / REQUEST).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+def keep_request(folder: Path, home: Home, function: Callable[..., object], request: dict[str, JsonValue]) -> None:
+    """Add what a worker is asked to the request.json of a step's folder."""
+    before = read_request(folder).calls if (folder / REQUEST).exists() else ()
+    name = f"{function.__module__}:{function.__qualname__}"
+    kept = KeptRequest(calls=(*before, KeptCall(function=name, preload=home.preload, request=request)))
+    (folder / REQUEST).write_text(kept.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def read_request(folder: Path) -> KeptRequest:
     """Read an artifact's request.json."""
     try:
         return KeptRequest.model_validate_json((folder / REQUEST).read_bytes())
-    except (OSError, ValueError) as error:
-        raise StoreError(
-            f"{folder} holds no request that could be run again", "name an artifact of a native step"
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{folder.parent.name} keeps no request: it measures this host, and would never find the same again",
+            "name an artifact of another step",
         ) from error
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{folder / REQUEST} is not a request of this version of trtflow", "run again") from error

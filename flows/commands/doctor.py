@@ -4,67 +4,58 @@ import json
 import platform
 import sys
 from argparse import Namespace
-from dataclasses import dataclass
 from typing import get_args
 
 from flows.options import Options
 from tasks.core.config import RuntimeName
 from tasks.core.environment import environment
 from tasks.core.errors import WorkerError
-from tasks.homes import ONNX
 from tasks.runtimes.base import Capabilities
 from tasks.runtimes.engines import ProbeRequest, probe
-from tasks.runtimes.isolate import Workers
+from tasks.runtimes.isolate import Home, Workers
 
-
-@dataclass(frozen=True)
-class _Later:
-    """A runtime that this version cannot drive yet."""
-
-    name: str
-    reason: str
-
-
-_LATER = (
-    _Later("tensorrt", "known, not yet supported: this version builds for ONNX Runtime"),
-    _Later("tensorrt-rtx", "known, not yet supported: this version builds for ONNX Runtime"),
-)
+_LATER = ("tensorrt", "tensorrt-rtx")
 
 
 def command(parsed: Namespace, options: Options) -> int:
-    """Probe every runtime in a worker, as a run would; exit 1 when none works."""
+    """Probe every runtime in a worker, as a run would; exit 1 when none works that engines can be built for."""
     del parsed
     with Workers(timeout_seconds=60.0) as workers:
-        found = [_probe(workers, name) for name in get_args(RuntimeName)]
+        found = [*(_probe(workers, name) for name in get_args(RuntimeName)), *map(_later, _LATER)]
     here = environment()
     if options.json:
         runtimes = [capabilities.model_dump(mode="json") for capabilities in found]
-        runtimes += [{"runtime": later.name, "available": False, "reason": later.reason} for later in _LATER]
         print(json.dumps({"environment": here.model_dump(mode="json"), "runtimes": runtimes}))
     else:
         print(f"{here.os}, Python {here.python}, {here.cpu} ({here.cores} cores)")
         print(f"GPU: {here.gpu or 'none'}" + (f", driver {here.driver}" if here.driver else ""))
         print("packages: " + ", ".join(f"{name} {version}" for name, version in here.packages.items()))
+        print("runtimes:")
         for capabilities in found:
             print(_line(capabilities))
-        for later in _LATER:
-            print(f"  --   {later.name}: {later.reason}")
         _warn()
-    return 0 if any(capabilities.available for capabilities in found) else 1
+    return 0 if any(capabilities.available and capabilities.deployable for capabilities in found) else 1
+
+
+def _later(name: str) -> Capabilities:
+    """Describe a runtime that this version cannot drive."""
+    reason, cure = "known, not yet supported", "this version builds for ONNX Runtime"
+    return Capabilities(runtime=name, available=False, reason=reason, cure=cure)
 
 
 def _probe(workers: Workers, name: str) -> Capabilities:
     try:
-        return workers.call(ONNX, probe, ProbeRequest(runtime=name))
+        return workers.call(Home(), probe, ProbeRequest(runtime=name))
     except WorkerError as error:
         return Capabilities(runtime=name, available=False, reason=error.message, cure=error.cure)
 
 
 def _line(found: Capabilities) -> str:
     if not found.available:
-        return f"  --   {found.runtime}: {found.reason}; {found.cure}"
+        return f"  --  {found.runtime}: {'; '.join(filter(None, (found.reason, found.cure)))}"
     devices, precisions = ", ".join(found.devices), ", ".join(found.precisions)
-    return f"  ok   {found.runtime} {found.version} on {devices}: {precisions}"
+    use = "" if found.deployable else "; a yardstick, never promoted"
+    return f"  ok  {found.runtime} {found.version} on {devices}, takes graphs in {precisions}{use}"
 
 
 def _warn() -> None:

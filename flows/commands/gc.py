@@ -1,16 +1,20 @@
 """`trtflow gc`: remove what no recent run and no promotion needs."""
 
 import json
+import sys
 from argparse import Namespace
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from flows.options import Options, chosen, store_root
-from flows.records import read_record, run_folders
-from flows.terminal import size_text
+from flows.records import read_record
+from flows.table import size_text
 from tasks.core.errors import StoreError
-from tasks.core.files import remove_tree
+from tasks.core.files import remove_tree, store_errors
+from tasks.core.observations import read_index
 from tasks.core.promotions import Promotions
+from tasks.core.report import KEY_IN_FOLDER_NAME
 from tasks.core.store import NOT_STEPS, Store, read_report
 from tasks.core.yaml_source import load_config
 
@@ -20,31 +24,59 @@ def command(parsed: Namespace, options: Options) -> int:
     config = load_config(options.file)
     root = store_root(options, config)
     store = Store(root, options.project)
-    gone: dict[str, int] = {}
+    gone: list[str] = []
+    busy: list[str] = []
+    freed = 0
     for name in chosen(config, parsed.names):
-        gone |= {str(path.relative_to(root)): _bytes(path) for path in _unneeded(root, name, parsed.keep_runs)}
-        if not parsed.dry_run:
-            store.sweep(name)
-    if not parsed.dry_run:
-        for folder in gone:
-            remove_tree(root / folder)
-    if options.json:
-        print(json.dumps({"removed": gone, "dry_run": parsed.dry_run}))
-        return 0
-    for folder in gone:
-        print(folder)
-    verb = "would free" if parsed.dry_run else "freed"
-    print(f"{verb} {size_text(sum(gone.values()))} in {len(gone)} folders")
+        if not (root / name).is_dir():
+            continue
+        with store.unused(name) as unused:
+            if not unused:
+                busy.append(name)
+                continue
+            folders = list(_unneeded(root, name, parsed.keep_runs))
+            gone += [str(folder.relative_to(root)) for folder in folders]
+            freed += _bytes(folders)
+            if not parsed.dry_run:
+                _remove(store, name, folders)
+    _tell({"removed": gone, "freed_bytes": freed, "in_use": busy, "dry_run": parsed.dry_run}, options)
     return 0
 
 
-def _unneeded(root: Path, pipeline: str, keep_runs: int) -> list[Path]:
-    folders = run_folders(root, pipeline)
-    kept, old = folders[:keep_runs], folders[keep_runs:]
-    records = [record for folder in kept if (record := read_record(folder))]
+def _tell(told: dict[str, object], options: Options) -> None:
+    if options.json:
+        print(json.dumps(told))
+        return
+    match told:
+        case {"removed": list(gone), "freed_bytes": int(freed), "in_use": list(busy), "dry_run": dry_run}:
+            for folder in gone:
+                print(folder)
+            for name in busy:
+                print(f"{name}: a run is at work on it, so nothing of it was looked at", file=sys.stderr)
+            print(f"{'would free' if dry_run else 'freed'} {size_text(freed)} in {len(gone)} folders")
+
+
+def _remove(store: Store, pipeline: str, folders: Iterable[Path]) -> None:
+    with store_errors(store.root):
+        store.sweep(pipeline)
+        for folder in folders:
+            remove_tree(folder)
+        for index in (store.root / pipeline).glob("*/index/*.jsonl"):
+            if not any((index.parents[1] / entry.key[:KEY_IN_FOLDER_NAME]).is_dir() for entry in read_index(index)):
+                index.unlink()
+
+
+def _unneeded(root: Path, pipeline: str, keep_runs: int) -> Iterator[Path]:
+    """Folders to remove: artifacts that nothing to be kept needs, old runs, and what killed runs left of theirs."""
+    runs = sorted((path for path in (root / pipeline / "runs").glob("[!.]*") if path.is_dir()), reverse=True)
+    records = {run: record for run in runs if (record := read_record(run))}
+    kept = list(records)[:keep_runs]
     promoted = [record.artifact for record in Promotions(root, pipeline).records() if record.artifact]
-    needed = _with_lineage(root, [*(name for record in records for name in record.artifacts), *promoted])
-    return [*(path for path in _artifacts(root / pipeline) if str(path.relative_to(root)) not in needed), *old]
+    needed = _with_lineage(root, [*(name for run in kept for name in records[run].artifacts), *promoted])
+    yield from (path for path in _artifacts(root / pipeline) if str(path.relative_to(root)) not in needed)
+    # A record that this version cannot read stays while it is newer than what is kept.
+    oldest = kept[-1] if len(kept) == keep_runs else None
+    yield from (run for run in runs if not (run / "run.json").is_file() or (oldest is not None and run < oldest))
 
 
 def _artifacts(pipeline: Path) -> Iterable[Path]:
@@ -68,7 +100,9 @@ def _with_lineage(root: Path, folders: list[str]) -> set[str]:
     return needed
 
 
-def _bytes(folder: Path) -> int:
-    """Space that removing the folder frees: a file with another name elsewhere frees none."""
-    files = (path.stat() for path in folder.rglob("*") if path.is_file())
-    return sum(status.st_size for status in files if status.st_nlink == 1)
+def _bytes(folders: Iterable[Path]) -> int:
+    """Space that removing the folders frees: none for a file that has another name in a folder that stays."""
+    status = [path.stat() for folder in folders for path in folder.rglob("*") if path.is_file()]
+    names = Counter((found.st_dev, found.st_ino) for found in status)
+    sizes = {(s.st_dev, s.st_ino): s.st_size for s in status if names[s.st_dev, s.st_ino] == s.st_nlink}
+    return sum(sizes.values())

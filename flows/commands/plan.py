@@ -2,21 +2,26 @@
 
 import json
 from argparse import Namespace
+from typing import TypeAlias
 
-from flows.convert import convert
+from flows.convert import convert_known, source_facts
 from flows.journal import Journal, StepEntry
 from flows.options import Options, chosen, store_root
-from flows.submit import ThreadSubmit
+from flows.submit import ThreadSubmit, Unreached
 from tasks.context import Context
 from tasks.core.config import PipelineConfig
+from tasks.core.errors import NotMade
 from tasks.core.names import check_names
 from tasks.core.store import Store
 from tasks.core.yaml_source import load_config
 from tasks.runtimes.isolate import Workers
 
+Row: TypeAlias = dict[str, str | None]
+_WAITS = "what it starts from is made first"
+
 
 def command(parsed: Namespace, options: Options) -> int:
-    """Walk the DAG of each pipeline without computing anything."""
+    """Walk the DAG of each pipeline without computing or writing anything."""
     config = load_config(options.file)
     check_names(config, options.file)
     store = Store(store_root(options, config), options.project)
@@ -25,26 +30,36 @@ def command(parsed: Namespace, options: Options) -> int:
         print(json.dumps({"plans": [{"pipeline": name, "steps": steps} for name, steps in plans.items()]}))
         return 0
     for name, steps in plans.items():
-        print(name)
-        for step in steps:
-            what = f"{step['step']} {step['subject']}".strip()
-            print(f"  {step['state']:7} {what:32} {step['reason']}".rstrip())
+        _print(name, steps)
     return 0
 
 
-def _plan(name: str, pipeline: PipelineConfig, store: Store) -> list[dict[str, str | None]]:
+def _plan(name: str, pipeline: PipelineConfig, store: Store) -> list[Row]:
     journal = Journal()
     with Workers() as workers, ThreadSubmit(journal) as submit:
         context = Context(name, pipeline, store, workers, journal, dry=True)
-        convert(context, submit)
+        try:
+            facts = source_facts(context, submit)
+        except NotMade:
+            convert_known(context, Unreached(journal, NotMade(_WAITS)), None)
+        else:
+            convert_known(context, submit, facts)
     journal.planned("benchmark", "")
     steps = [_row(entry) for entry in journal.entries.values()]
-    always: dict[str, str | None] = {"step": "promote", "subject": "", "state": "run", "reason": "always", "key": None}
-    return [*steps, always]
+    return [*steps, {"step": "promote", "subject": "", "state": "run", "reason": "always runs", "key": None}]
 
 
-def _row(entry: StepEntry) -> dict[str, str | None]:
+def _row(entry: StepEntry) -> Row:
     key = entry.artifact.key if entry.artifact else None
-    reason = {"cached": "", "failed": entry.error}.get(entry.state, "what it is made from is not there yet")
+    reason = {"cached": "", "failed": entry.error}.get(entry.state, _WAITS)
     state = "cached" if entry.state == "cached" else "run"
     return {"step": entry.step, "subject": entry.subject, "state": state, "reason": reason, "key": key}
+
+
+def _print(name: str, steps: list[Row]) -> None:
+    cached = sum(step["state"] == "cached" for step in steps)
+    print(f"{name}: {len(steps)} steps, {cached} cached, {len(steps) - cached} to run")
+    names = [f"{step['step']} {step['subject']}".rstrip() for step in steps]
+    width = max(map(len, names))
+    for what, step in zip(names, steps, strict=True):
+        print(f"  {step['state']:6}  {what:{width}}  {step['reason']}".rstrip())

@@ -9,6 +9,7 @@ from tasks.core.errors import PromotionError
 from tasks.core.promotions import Choice, Promotion, Promotions
 from tasks.core.store import Store, artifact_of, read_report
 from tasks.core.yaml_source import load_config
+from tasks.runtimes.load import DEPLOYABLE
 
 
 def command(parsed: Namespace, options: Options) -> int:
@@ -38,6 +39,11 @@ def _promote(root: Path, options: Options, name: str, wanted: str) -> Promotion:
     if engine.status != "passed" or engine.artifact is None:
         raise PromotionError(
             f"{wanted} did not pass: {engine.status}: {engine.reason}", "only an engine that passed can be promoted"
+        )
+    if engine.runtime not in DEPLOYABLE:
+        raise PromotionError(
+            f"{wanted} is built for {engine.runtime}, which is a yardstick and never promoted",
+            f"choose an engine for {' or '.join(DEPLOYABLE)}",
         )
     store = Store(root, options.project)
     built = artifact_of(read_report(root / engine.artifact))

@@ -20,35 +20,47 @@ from tasks.repro import REQUEST, KeptRequest, Places, read_request
 from tasks.runtimes.isolate import Home, Workers
 from tasks.runtimes.protocol import resolve, types_of
 
+# Polygraphy runs the same file again: what differs is the order of float additions, never more.
+_TOLERANCE = "1e-4"
+
 
 def command(parsed: Namespace, options: Options) -> int:
     """Run the request in a folder of its own; exit 1 when a file comes out different."""
     root = store_root(options, load_config(options.file))
-    folder = root / parsed.artifact
-    if not folder.resolve().is_relative_to(root.resolve()) or not folder.is_dir():
-        raise ConfigError(
-            f"there is no artifact {parsed.artifact!r} in {root}", "name it <pipeline>/<step>/<key>, as run.json does"
-        )
+    folder = _artifact_folder(root, parsed.artifact)
     kept = read_request(folder)
     if parsed.polygraphy:
-        print(_polygraphy_line(folder, kept, Places(store=root, project=options.project, out=folder)))
+        line = _polygraphy_line(folder, kept, Places(store=root, project=options.project, out=folder))
+        print(json.dumps({"artifact": parsed.artifact, "polygraphy": line}) if options.json else line)
         return 0
+    report = read_report(folder)
     with tempfile.TemporaryDirectory(prefix="trtflow-repro-") as scratch:
         out = Path(scratch)
         _run(kept, Places(store=root, project=options.project, out=out))
-        compared = _compare(read_report(folder), out)
+        compared = _compare(report, out)
     if options.json:
         print(json.dumps({"artifact": parsed.artifact, "files": compared}))
     else:
-        print("\n".join(f"{state:10} {name}" for name, state in compared.items()) or "the request makes no files")
-    return 1 if "different" in compared.values() or "missing" in compared.values() else 0
+        print("\n".join(f"{state:10} {name}" for name, state in compared.items()) or "done; it leaves no files")
+    return 0 if all(state == "identical" for state in compared.values()) else 1
+
+
+def _artifact_folder(root: Path, name: str) -> Path:
+    folder = root / name
+    if not folder.resolve().is_relative_to(root.resolve()) or not (folder / "report.json").is_file():
+        raise ConfigError(
+            f"there is no artifact {name!r} in the store at {root}",
+            "name it <pipeline>/<step>/<key>, as `artifacts` in run.json does",
+        )
+    return folder
 
 
 def _run(kept: KeptRequest, places: Places) -> None:
-    function = cast("Callable[[BaseModel], BaseModel]", resolve(kept.function))
-    request = types_of(function).request.model_validate(places.show(kept.request))
     with Workers() as workers:
-        workers.call(Home(preload=kept.preload), function, request, scratch=places.out / "scratch")
+        for call in kept.calls:
+            function = cast("Callable[[BaseModel], BaseModel]", resolve(call.function))
+            request = types_of(function).request.model_validate(places.show(call.request))
+            workers.call(Home(preload=call.preload), function, request, scratch=places.out / "scratch")
 
 
 def _compare(report: Report, out: Path) -> dict[str, str]:
@@ -64,32 +76,16 @@ def _compare(report: Report, out: Path) -> dict[str, str]:
 
 
 def _polygraphy_line(folder: Path, kept: KeptRequest, places: Places) -> str:
-    """The command with which Polygraphy judges the same: for a graph's outputs, its errors against ours."""
-    request = places.show(kept.request)
-    model = request.get("model") if isinstance(request, dict) else None
-    if (folder / "inputs.json").is_file() and isinstance(request, dict):
-        engine = str(request["engine"])
-        files = (str(folder / "inputs.json"), str(folder / "outputs.json"))
-        return shlex.join(
-            [
-                "polygraphy",
-                "run",
-                engine,
-                "--model-type",
-                "onnx",
-                "--onnxrt",
-                "--load-inputs",
-                files[0],
-                "--load-outputs",
-                files[1],
-                "--rtol",
-                "1e-4",
-                "--atol",
-                "1e-4",
-            ]
-        )
-    if isinstance(model, str):
-        return shlex.join(["polygraphy", "run", model, "--onnxrt"])
+    """The command by which Polygraphy judges the same: for what an engine computed, its own run of it against ours."""
+    request = places.show(kept.calls[0].request)
+    engine, model = request.get("engine"), request.get("model")
+    if engine and (folder / "inputs.json").is_file():
+        compared = ["--load-inputs", str(folder / "inputs.json"), "--load-outputs", str(folder / "outputs.json")]
+        bounds = ["--rtol", _TOLERANCE, "--atol", _TOLERANCE]
+        return shlex.join(["polygraphy", "run", str(engine), "--model-type", "onnx", "--onnxrt", *compared, *bounds])
+    if model:
+        return shlex.join(["polygraphy", "run", str(model), "--model-type", "onnx", "--onnxrt"])
     raise ConfigError(
-        f"{folder.parent.name} has no equal in Polygraphy", "name an artifact of parity, fold, quantize or build"
+        f"Polygraphy has nothing that does what {folder.parent.name} does",
+        "name an artifact of parity, or of a step that starts from an ONNX graph",
     )

@@ -3,17 +3,19 @@
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 from flows.journal import Journal
 from flows.options import Options, chosen, store_root
-from flows.run import Run, RunInterrupted, RunOptions, run_pipeline
-from flows.terminal import Progress, print_outcome
+from flows.run import Run, RunOptions, run_pipeline
+from flows.terminal import Progress, print_outcome, tell
 from tasks.core.config import OnnxModel, PipelineConfig
 from tasks.core.errors import ConfigError
 from tasks.core.names import check_names
 from tasks.core.outcome import RunOutcome, RunsOutcome, exit_code
-from tasks.core.yaml_source import load_config
+from tasks.core.yaml_source import load_config, locate
+from tasks.runtimes.isolate import Workers
 
 
 def command(parsed: Namespace, options: Options) -> int:
@@ -23,43 +25,61 @@ def command(parsed: Namespace, options: Options) -> int:
     pipelines = chosen(config, parsed.names)
     if parsed.checkpoint:
         pipelines = _with_checkpoint(pipelines, parsed.checkpoint)
-    settings = RunOptions(store_root(options, config), options.project, parsed.timeout, parsed.verify)
-    outcomes: list[RunOutcome] = []
+    again = frozenset({"benchmark"} if parsed.rebenchmark else ())
+    settings = RunOptions(store_root(options, config), options.project, parsed.verify, again)
+    runs: list[Run] = []
     try:
-        for name, pipeline in pipelines.items():
-            outcomes.append(_run_one(name, pipeline, settings, parsed, options))
-    except RunInterrupted as stopped:
-        outcomes.append(stopped.outcome)
-        _print_json(outcomes, options)
+        with Workers(parsed.timeout) as workers:  # for all pipelines: what one has imported, the next one finds
+            for name, pipeline in pipelines.items():
+                runs.append(Run(name, pipeline, settings, Journal()))
+                try:
+                    _run_one(runs[-1], workers, parsed, options)
+                except ConfigError as error:
+                    refused = _placed(error, name, options)
+                    if len(pipelines) == 1:
+                        raise refused from error
+                    print(f"trtflow: {refused}", file=sys.stderr)
+    except KeyboardInterrupt:
+        _print_json(runs, options)
         raise
-    _print_json(outcomes, options)
-    return exit_code(tuple(outcomes))
+    _print_json(runs, options)
+    return exit_code(tuple(run.outcome for run in runs if run.outcome))
 
 
-def _run_one(
-    name: str, pipeline: PipelineConfig, settings: RunOptions, parsed: Namespace, options: Options
-) -> RunOutcome:
-    with Progress(name, quiet=options.json) as progress:
-        run = Run(name, pipeline, settings, Journal(progress.changed))
-        if parsed.prefect or os.environ.get("PREFECT_API_URL"):
-            from flows.prefect_settings import keep_quiet
+def _placed(error: ConfigError, pipeline: str, options: Options) -> ConfigError:
+    """Find the line of the YAML for an error that was found after it was read."""
+    keys = error.where.path.split(".") if error.where.path else []
+    keys = keys if keys[:1] == ["pipelines"] else ["pipelines", pipeline, *keys]
+    return ConfigError(error.message, error.cure, locate(options.file, keys))
 
-            keep_quiet()
-            from flows.prefect_flow import run_with_prefect
 
-            outcome = run_with_prefect(run)
-        else:
-            outcome = run_pipeline(run)
-    for note in run.notes:
-        print(note, file=sys.stderr)
+def _run_one(run: Run, workers: Workers, parsed: Namespace, options: Options) -> None:
+    """Run and show one pipeline."""
+    with Progress(run.pipeline, quiet=options.json) as progress:
+        run.journal.changed = progress.changed
+        outcome = _runner(parsed)(run, workers)
     if not options.json:
-        print_outcome(outcome, run)
-    return outcome
+        print_outcome(outcome, run.folder)
+    for note in run.notes:
+        tell(f"{run.pipeline}: note: {note}")
+    if run.failure:
+        tell(f"{run.pipeline}: {run.failure}")
 
 
-def _print_json(outcomes: list[RunOutcome], options: Options) -> None:
+def _runner(parsed: Namespace) -> Callable[[Run, Workers], RunOutcome]:
+    if not (parsed.prefect or os.environ.get("PREFECT_API_URL")):
+        return run_pipeline
+    from flows.prefect_settings import keep_quiet
+
+    keep_quiet()
+    from flows.prefect_flow import run_with_prefect
+
+    return run_with_prefect
+
+
+def _print_json(runs: list[Run], options: Options) -> None:
     if options.json:
-        print(RunsOutcome(runs=tuple(outcomes)).model_dump_json())
+        print(RunsOutcome(runs=tuple(run.outcome for run in runs if run.outcome)).model_dump_json())
 
 
 def _with_checkpoint(pipelines: dict[str, PipelineConfig], checkpoint: str) -> dict[str, PipelineConfig]:

@@ -84,10 +84,11 @@ class MetricConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """Data with known answers; exactly `samples` of it are consumed."""
+    """Data with known answers; exactly `samples` of it are consumed. `synthetic` has every report say it is made up."""
 
     source: Source
     samples: int | None = Field(default=None, ge=1)
+    synthetic: bool = False
     metric: MetricConfig | None = None
 
 

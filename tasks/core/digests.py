@@ -1,5 +1,6 @@
 """sha256 of files, each computed once: by process, and across runs for the files that a pipeline is made from."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -62,16 +63,18 @@ class SourceDigests:
         remembered = _read_entry(entry)
         if remembered is not None and remembered[0] == identity:
             return str(remembered[1])
-        digest = sha256_file(path)
+        # Before the file is read: a large one takes longer than it takes to settle.
         settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS
+        digest = sha256_file(path)
         if settled and os.access(self._folder.parent, os.W_OK):
-            write_atomically(entry, json.dumps([identity, digest]))
+            with contextlib.suppress(OSError):  # a full disk: the file is then hashed again the next time
+                write_atomically(entry, json.dumps([identity, digest]))
         return digest
 
 
 def _read_entry(entry: Path) -> tuple[list[object], str] | None:
     try:
         identity, digest = json.loads(entry.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # never hashed, or an entry that cannot be read: hash again
+    except (OSError, ValueError, TypeError):  # never hashed, or an entry that cannot be read: hash again
         return None
     return identity, digest

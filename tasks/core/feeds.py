@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_LARGEST_NUMBER = 8  # bytes: what a safetensors file can hold
+
 
 def check_feeds(feeds: object, signature: Signature, what: str) -> Tensors:
     """Return `feeds` if it is what the model takes; raise UserCodeError that names `what` and the input at fault."""
@@ -34,13 +36,17 @@ def check_feeds(feeds: object, signature: Signature, what: str) -> Tensors:
 
 
 def check_array(array: object, dtype: str | None, what: str) -> None:
-    """Raise UserCodeError unless `array` is a finite numpy array, of `dtype` where one is given."""
+    """Raise UserCodeError unless `array` is a finite numpy array of numbers, of `dtype` where one is given."""
     import numpy as np
 
     if not isinstance(array, np.ndarray):
         raise UserCodeError(f"{what} is a {type(array).__name__}", "make it a numpy array, with .numpy() for a tensor")
     if dtype is not None and array.dtype != dtype:
         raise UserCodeError(f"{what} has dtype {array.dtype}, expected {dtype}", f"convert it: .astype('{dtype}')")
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > _LARGEST_NUMBER:
+        raise UserCodeError(
+            f"{what} has dtype {array.dtype}", "make it booleans, integers or floats of at most 64 bits"
+        )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise UserCodeError(
             f"{what} holds NaN or infinite values", "clean the data: what it measures would mean nothing"

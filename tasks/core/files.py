@@ -5,15 +5,12 @@ import errno
 import fcntl
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from tasks.core.errors import StoreError
-
-# A writer that has just made its file may not hold its lock yet.
-_NOT_YET_LOCKED_SECONDS = 0.5
 
 _CURES = {
     errno.ENOSPC: "free some space (`trtflow gc` drops what no run or promotion needs), then run again",
@@ -39,8 +36,7 @@ def write_atomically(path: Path, content: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     hidden = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
-        with hidden.open("w", encoding="utf-8") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)  # says that its writer lives: see `remove_abandoned`
+        with _open_locked(hidden) as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
@@ -50,12 +46,29 @@ def write_atomically(path: Path, content: str) -> None:
     sync_folder(path.parent)
 
 
+def _open_locked(hidden: Path) -> TextIO:
+    """Open a new file and lock it, which says that its writer lives: see `remove_abandoned`."""
+    while True:
+        stream = hidden.open("w", encoding="utf-8")
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        if same_file(hidden, stream.fileno()):
+            return stream
+        stream.close()  # taken for abandoned, and removed, before it was locked
+
+
+def same_file(path: Path, handle: int) -> bool:
+    """Whether `path` still names the file that was opened."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
 def remove_abandoned(partial: Path) -> None:
     """Remove a file that `write_atomically` had not finished when its process was killed."""
     with contextlib.suppress(FileNotFoundError, BlockingIOError), partial.open("rb") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        age = time.time() - os.fstat(stream.fileno()).st_mtime
-        if age > _NOT_YET_LOCKED_SECONDS:
+        if same_file(partial, stream.fileno()):
             partial.unlink()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from tasks.core.errors import StepError
+from tasks.core.files import same_file
 
 Mode = Literal["shared", "exclusive"]
 _POLL_SECONDS = 0.02
@@ -32,34 +33,28 @@ def _acquire(handle: int, mode: Mode, stop: threading.Event) -> None:
 
 
 @contextlib.contextmanager
-def file_lock(path: Path, stop: threading.Event) -> Iterator[None]:
-    """Hold `path` alone among processes and threads; the file is there only while somebody holds or awaits it."""
+def file_lock(path: Path, stop: threading.Event, mode: Mode = "exclusive") -> Iterator[None]:
+    """Hold `path` among processes and threads; the file is there only while somebody holds or awaits it."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            _acquire(handle, "exclusive", stop)
-            if not _is_still(path, handle):
+            _acquire(handle, mode, stop)
+            if not same_file(path, handle):
                 continue  # the holder we waited for removed this file: lock the new one
             try:
                 yield
             finally:
-                path.unlink(missing_ok=True)
+                if _try_flock(handle, "exclusive"):  # the last to share it removes it
+                    path.unlink(missing_ok=True)
             return
         finally:
             os.close(handle)
 
 
-def _is_still(path: Path, handle: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(handle))
-    except FileNotFoundError:
-        return False
-
-
 def try_file_lock(path: Path) -> Callable[[], None] | None:
     """Take `path` if nobody holds it; returns what releases it, or None."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    if not _try_flock(handle, "exclusive") or not _is_still(path, handle):
+    if not _try_flock(handle, "exclusive") or not same_file(path, handle):
         os.close(handle)
         return None
 
@@ -104,5 +99,6 @@ class HostLock:
 
 
 def _host_folder() -> Path:
-    shared = Path("/run/lock")
-    return shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
+    """The first that can be written; a temporary folder comes last, since each run may have its own."""
+    shared = (Path("/run/lock"), Path("/dev/shm"))  # noqa: S108 - made by the system, sticky, for everyone
+    return next((folder for folder in shared if os.access(folder, os.W_OK)), Path(tempfile.gettempdir()))

@@ -26,13 +26,13 @@ _ENTRY = TypeAdapter(IndexEntry)
 def read_index(path: Path) -> list[IndexEntry]:
     """Entries of an index, newest first; a line torn by a kill is passed over, which costs one rebuild."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         return []
     return [entry for line in reversed(lines) if (entry := _entry_from_line(line)) is not None]
 
 
-def _entry_from_line(line: str) -> IndexEntry | None:
+def _entry_from_line(line: bytes) -> IndexEntry | None:
     try:
         return _ENTRY.validate_json(line)
     except ValidationError:
@@ -68,7 +68,8 @@ class Observer:
                 found = version_of(seen.name)
                 return None if found == seen.digest else f"{seen.name} {seen.digest} is now {found or 'not installed'}"
             case "absent":
-                return f"{seen.name} is there now" if self._path(seen).exists() else None
+                there = os.path.exists(self._path(seen))  # noqa: PTH110 - no error where it may not be looked for
+                return f"{seen.name} is there now" if there else None
             case "listing":
                 return None if listing_digest(self._path(seen)) == seen.digest else f"files in {seen.name} changed"
             case "file":
@@ -76,10 +77,12 @@ class Observer:
 
     def _file_change(self, seen: Observation) -> str | None:
         try:
-            changed = self._digests.sha256(self._path(seen)) != seen.digest
-        except OSError:
+            digest = self._digests.sha256(self._path(seen))
+        except (FileNotFoundError, NotADirectoryError):
             return f"{seen.name} is gone"
-        return f"{seen.name} changed" if changed else None
+        except OSError:  # not readable: so it was noted, or it has changed
+            digest = ""
+        return f"{seen.name} changed" if digest != seen.digest else None
 
     def _path(self, seen: Observation) -> Path:
         return self._project / seen.name  # an absolute name stays as it is

@@ -1,10 +1,11 @@
 """What is promoted: immutable records, and promoted.json derived from them."""
 
+import contextlib
 import threading
 import uuid
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,9 @@ from tasks.core.errors import PromotionError, StoreError
 from tasks.core.files import store_errors, write_atomically
 from tasks.core.frozen import Frozen
 from tasks.core.locks import file_lock
+
+_TIME = "%Y%m%dT%H%M%S.%fZ"
+_TICK = timedelta(microseconds=1)
 
 
 class Promotion(Frozen):
@@ -62,7 +66,7 @@ class Promotions:
 
     def records(self) -> list[Promotion]:
         """All records, oldest first."""
-        return [_read(path) for path in sorted(self.folder.glob("[!.]*.json"))]
+        return [_read(path) for path in self._paths()]
 
     def state(self) -> PromotedState:
         """What is in force."""
@@ -77,6 +81,7 @@ class Promotions:
                     f"{choice.id} was rolled back", f"to lift that: trtflow promote {self.pipeline} {choice.id}"
                 )
             if state.current and (state.current.key, state.current.id) == (choice.key, choice.id):
+                self._derive()  # a run may have been killed between its record and this
                 return state.current
             return self._write(
                 Promotion(kind="promotion", pipeline=self.pipeline, at=_now(), by_hand=by_hand, **choice.model_dump())
@@ -104,17 +109,32 @@ class Promotions:
                 )
             )
 
-    def _alone(self) -> AbstractContextManager[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return file_lock(self.folder / ".promotions.lock", self.stop)
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        with store_errors(self.root):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with file_lock(self.folder / ".promotions.lock", self.stop):
+                yield
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("[!.]*.json"))
 
     def _write(self, record: Promotion) -> Promotion:
-        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}Z-{uuid.uuid4().hex[:6]}.json"
-        with store_errors(self.root):
-            write_atomically(self.folder / name, record.model_dump_json(indent=1) + "\n")
-            state = self.state().model_dump_json(indent=1)
-            write_atomically(self.root / self.pipeline / "promoted.json", state + "\n")
+        write_atomically(self.folder / self._new_name(), record.model_dump_json(indent=1) + "\n")
+        self._derive()
         return record
+
+    def _new_name(self) -> str:
+        """A name behind all others: also when the clock was put back, or that of another host is ahead."""
+        now = datetime.now(UTC)
+        newest = max((_time_in(path.name) for path in self._paths()), default=now)
+        return f"{max(now, newest + _TICK):{_TIME}}-{uuid.uuid4().hex[:6]}.json"
+
+    def _derive(self) -> None:
+        path = self.root / self.pipeline / "promoted.json"
+        state = self.state().model_dump_json(indent=1) + "\n"
+        if not path.is_file() or path.read_bytes() != state.encode():
+            write_atomically(path, state)
 
 
 def _replay(records: list[Promotion]) -> tuple[PromotedState, list[Promotion]]:
@@ -132,6 +152,14 @@ def _replay(records: list[Promotion]) -> tuple[PromotedState, list[Promotion]]:
             current = record if record.key else None
             before = [old for old in before if old.key != record.key]
     return PromotedState(current=current, barred=tuple(dict.fromkeys(barred))), before
+
+
+def _time_in(name: str) -> datetime:
+    """The time that a record's name begins with; the beginning of time for a file that somebody else named."""
+    try:
+        return datetime.strptime(name.rpartition("-")[0], _TIME).replace(tzinfo=UTC)
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
 
 
 def _read(path: Path) -> Promotion:

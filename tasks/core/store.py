@@ -1,12 +1,12 @@
 """The store: one folder per artifact, named by the key of its inputs, complete as soon as it has its name."""
 
-import logging
+import contextlib
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,8 +21,8 @@ from tasks.core.observations import IndexEntry, Observer, append_index, read_ind
 from tasks.core.report import KEY_IN_FOLDER_NAME, Artifact, FileRecord, Observation, Recipe, Report
 from tasks.core.verified import Verified
 
-log = logging.getLogger(__name__)
 REPORT = "report.json"
+NEVER_MADE = "never made from these inputs"
 NOT_STEPS = frozenset({"runs", "promotions", "index"})
 
 
@@ -36,11 +36,12 @@ class Made:
 
 @dataclass(frozen=True)
 class Produced:
-    """An artifact, and whether this call made it."""
+    """An artifact, whether this call made it, and what was wrong with the one that it replaces."""
 
     artifact: Artifact
     cached: bool
     seconds: float
+    rebuilt: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,41 +100,67 @@ class Store:
             return self._load(recipe, recipe.lookup())
         entries = read_index(self._index(recipe))
         observer = Observer(self.project, self.sources)
-        reason = "never made from these inputs"
+        reason = NEVER_MADE
         for entry in entries:
             change = observer.first_change(entry.observed)
             if change is None:
                 return self._load(recipe, entry.key)
-            reason = change if reason.startswith("never") else reason
+            reason = change if reason == NEVER_MADE else reason
         return Miss(reason)
 
     def produce(self, recipe: Recipe, make: Callable[[Path], Made], *, observing: bool = False) -> Produced:
         """Return the artifact of `recipe`, made by `make(folder)` if it is not there yet."""
-        found = self.find(recipe, observing=observing)
-        if isinstance(found, Artifact):
-            return Produced(found, cached=True, seconds=0.0)
-        steps = self.root / recipe.pipeline / recipe.step
         with store_errors(self.root):
+            found = self.find(recipe, observing=observing)
+            if isinstance(found, Artifact):
+                return Produced(found, cached=True, seconds=0.0)
+            steps = self.root / recipe.pipeline / recipe.step
             steps.mkdir(parents=True, exist_ok=True)
             with file_lock(steps / f".{recipe.lookup()[:KEY_IN_FOLDER_NAME]}.lock", self.stop):
                 found = self.find(recipe, observing=observing)  # another run may have made it while this one waited
                 if isinstance(found, Artifact):
                     return Produced(found, cached=True, seconds=0.0)
                 self._discard(found)
-                return self._make(recipe, make)
+                made = self._make(recipe, make)
+                return replace(made, rebuilt=found.reason) if found.damaged else made
 
     def discard(self, folder: str) -> None:
         """Remove an artifact that was found damaged."""
-        remove_tree(self.root / folder)
+        with store_errors(self.root):
+            remove_tree(self.root / folder)
+
+    @contextlib.contextmanager
+    def in_use(self, pipeline: str) -> Iterator[None]:
+        """While this is held, nobody removes an artifact of the pipeline that a run may have found already."""
+        path = self._use_lock(pipeline)
+        with contextlib.ExitStack() as stack:
+            with store_errors(self.root):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(file_lock(path, self.stop, "shared"))
+            yield
+
+    @contextlib.contextmanager
+    def unused(self, pipeline: str) -> Iterator[bool]:
+        """Whether no run is at work on the pipeline; where that is so, one that starts now waits until this is left."""
+        with store_errors(self.root):
+            release = try_file_lock(self._use_lock(pipeline))
+        try:
+            yield release is not None
+        finally:
+            if release is not None:
+                release()
 
     def sweep(self, pipeline: str) -> None:
         """Remove what killed runs left of a pipeline: hidden folders and files whose lock nobody holds."""
-        for folder in (self.root / ".sources", *_folders(self.root / pipeline)):
+        for folder in (self.root / ".sources", self.root / pipeline, *_folders(self.root / pipeline)):
             for path in _hidden(folder):
                 if path.suffix == ".partial" and path.is_file():
                     remove_abandoned(path)
                 else:
                     _sweep_locked(path)
+
+    def _use_lock(self, pipeline: str) -> Path:
+        return self.root / pipeline / ".in-use.lock"
 
     def _index(self, recipe: Recipe) -> Path:
         return self.root / recipe.pipeline / recipe.step / "index" / f"{recipe.lookup()[:KEY_IN_FOLDER_NAME]}.jsonl"
@@ -142,7 +169,7 @@ class Store:
         """Load an artifact by its key: a cheap stat of every file against what was verified before."""
         folder = self.root / recipe.pipeline / recipe.step / key[:KEY_IN_FOLDER_NAME]
         if not folder.is_dir():
-            return Miss("never made from these inputs")
+            return Miss(NEVER_MADE)
         try:
             report = read_report(folder)
         except StoreError as error:
@@ -156,7 +183,6 @@ class Store:
 
     def _discard(self, miss: Miss) -> None:
         if miss.damaged is not None:
-            log.warning("rebuilding %s: %s", miss.damaged.relative_to(self.root), miss.reason)
             remove_tree(miss.damaged)
 
     def _make(self, recipe: Recipe, make: Callable[[Path], Made]) -> Produced:

@@ -3,11 +3,14 @@
 import importlib
 import inspect
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 from tasks.core.errors import UserCodeError
+
+_LIBRARIES = ("site-packages", "dist-packages")
 
 
 def load_function(reference: str, project: Path) -> Callable[..., object]:
@@ -18,8 +21,8 @@ def load_function(reference: str, project: Path) -> Callable[..., object]:
     _forget_foreign(module_name.partition(".")[0], project)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
-        raise UserCodeError(*_blame(f"importing {module_name!r} failed", error)) from error
+    except (Exception, SystemExit) as error:
+        raise UserCodeError(*_blame(f"importing {module_name!r}", error, f"the module {module_name}")) from error
     function = getattr(module, attribute, None)
     if not callable(function):
         raise UserCodeError(f"{module_name!r} has no function {attribute!r}", f"define it in {module.__file__}")
@@ -39,13 +42,23 @@ def call_user(reference: str, function: Callable[..., object], *arguments: objec
     """Call the user's function; whatever it raises becomes a UserCodeError that names it."""
     try:
         return function(*arguments)
-    except Exception as error:
-        raise UserCodeError(*_blame(f"{reference} raised an error", error)) from error
+    except (Exception, SystemExit) as error:
+        raise UserCodeError(*_blame(reference, error, f"how {reference} is defined")) from error
 
 
-def _blame(what: str, error: BaseException) -> tuple[str, str]:
-    """Say what the user's code raised, and at which line of it."""
-    trace = inspect.trace() or []
-    place = f"{trace[-1].filename}:{trace[-1].lineno}" if trace else "its source"
-    first_line = (str(error).strip() or "no message").splitlines()[0]
-    return f"{what}: {type(error).__name__}: {first_line}", f"see {place}"
+def _is_theirs(file: str) -> bool:
+    """Whether a frame's file is the user's own, not that of trtflow, of a library or of the interpreter."""
+    ours = (str(Path(__file__).parents[1]), sysconfig.get_paths()["stdlib"], "<")
+    return not file.startswith(ours) and set(_LIBRARIES).isdisjoint(Path(file).parts)
+
+
+def _blame(what: str, error: BaseException, otherwise: str) -> tuple[str, str]:
+    """Say what the user's code raised, and at which line of it, or where to look if it did not get so far."""
+    if isinstance(error, MemoryError):
+        return f"{what} ran out of memory", "use a smaller batch or model, or a machine with more memory"
+    if isinstance(error, SystemExit):
+        return f"{what} called sys.exit({error.code!r})", "raise an error that says what is wrong, or return"
+    places = [f"{frame.filename}:{frame.lineno}" for frame in inspect.trace() if _is_theirs(frame.filename)]
+    lines = str(error).strip().splitlines()
+    told = ": ".join([type(error).__name__, *lines[:1]])
+    return f"{what} raised {told}", f"see {places[-1] if places else otherwise}"

@@ -1,18 +1,20 @@
 """Which files of artifacts are known to be intact, so that a warm run reads no more than their stat."""
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from tasks.core.digests import Fingerprint, fingerprint, sha256_file
+from tasks.core.digests import fingerprint, sha256_file
 from tasks.core.files import write_atomically
 from tasks.core.report import FileRecord
 
 _SIDECAR = ".verified"
 _REPORT = "report.json"
-# Files whose bytes this process hashed itself: nothing is hashed twice in one run.
-_hashed: dict[Fingerprint, str] = {}
+# Files whose bytes this process hashed itself: nothing is hashed twice in one run. The change time belongs to it, so
+# that a process that lives for many runs sees an edit whose author put the modification time back.
+_hashed: dict[tuple[int, ...], str] = {}
 
 
 class Verified:
@@ -25,7 +27,7 @@ class Verified:
     def remember(self, folder: Path, files: Iterable[FileRecord]) -> None:
         """Note that the files of a folder are intact now, and what its report's own digest is."""
         for record in files:
-            _hashed[fingerprint(folder / record.name)] = record.sha256
+            _hashed[_identity(folder / record.name)] = record.sha256
         self._write(folder, [*(record.name for record in files), _REPORT])
 
     def first_problem(self, folder: Path, files: Iterable[FileRecord]) -> str | None:
@@ -41,21 +43,24 @@ class Verified:
             if problem:
                 return problem
         if stale and os.access(folder, os.W_OK):
-            self._write(folder, [*(record.name for record in records), _REPORT])
+            with contextlib.suppress(OSError):  # a full disk: the files are then hashed again the next time
+                self._write(folder, [*(record.name for record in records), _REPORT])
         return None
 
     def problem(self, folder: Path, record: FileRecord, *, thorough: bool) -> str | None:
         """What is wrong with one file: its size, and its sha256 when `thorough`."""
         path = folder / record.name
         try:
-            mark = fingerprint(path)
+            size = path.stat().st_size
         except OSError:
             return f"{record.name} is missing"
-        if mark.size != record.bytes:
-            return f"{record.name} has {mark.size} of {record.bytes} bytes"
-        if thorough and _sha256(path, mark) != record.sha256:
-            return f"{record.name} was edited: its sha256 is not the reported one"
-        return None
+        if size != record.bytes:
+            return f"{record.name} has {size} of {record.bytes} bytes"
+        try:
+            edited = thorough and _sha256(path) != record.sha256
+        except OSError as error:
+            return f"{record.name} cannot be read: {error.strerror}"
+        return f"{record.name} was edited: its sha256 is not the reported one" if edited else None
 
     def _report_problem(self, folder: Path, marks: dict[str, list[object]]) -> str | None:
         noted = marks.get(_REPORT)
@@ -69,10 +74,16 @@ class Verified:
         write_atomically(folder / _SIDECAR, json.dumps(marks))
 
 
-def _sha256(path: Path, mark: Fingerprint) -> str:
-    if mark not in _hashed:
-        _hashed[mark] = sha256_file(path)
-    return _hashed[mark]
+def _sha256(path: Path) -> str:
+    identity = _identity(path)
+    if identity not in _hashed:
+        _hashed[identity] = sha256_file(path)
+    return _hashed[identity]
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _mark(path: Path) -> list[object] | None:
@@ -91,4 +102,5 @@ def _read_marks(folder: Path) -> dict[str, list[object]]:
         marks = json.loads((folder / _SIDECAR).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # an artifact that was copied without it: hash the files once
         return {}
-    return marks if isinstance(marks, dict) else {}
+    named = marks.items() if isinstance(marks, dict) else ()
+    return {name: mark for name, mark in named if isinstance(mark, list)}

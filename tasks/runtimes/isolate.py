@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,15 @@ class Workers:
         """Start what a later call will need, and do not wait; it is that call that fails if this does."""
         with suppress(WorkerError):
             self._zygote(home)
+
+    def retire(self, keep: Collection[Home]) -> None:
+        """End the processes that workers are forked from, but for those to keep: an import under way ends too."""
+        with self._lock:
+            gone = [self._zygotes.pop(home) for home in list(self._zygotes) if home not in keep]
+        for zygote in gone:
+            zygote.stop()
+        for zygote in gone:
+            zygote.close()
 
     def call(self, home: Home, function: Callable[[Q], R], request: Q, scratch: Path | None = None) -> R:
         """Run the function in a process of its own and wait until that process is gone; its errors are raised here."""

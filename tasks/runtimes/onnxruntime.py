@@ -361,7 +361,7 @@ def _finite(outputs: list[Tensors], model: Path) -> list[Tensors]:
 
     bad = sorted({name for batch in outputs for name, tensor in batch.items() if not np.isfinite(tensor).all()})
     if bad:
-        cure = "its types overflow: use a wider precision, or keep the operators that overflow out of this one"
+        cure = "if the source gives them too, look there; else its types overflow: use a wider precision"
         raise StepError(f"{model.name} gives NaN or Inf on golden in {bad}, even unoptimised", cure)
     return outputs
 

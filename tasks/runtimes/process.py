@@ -39,6 +39,9 @@ _LOG_CHECK_SECONDS = 5.0
 # Enough for a driver to free the memory of a GPU, which happens after the dying process has closed its connection.
 _GRACE_SECONDS = 3.0
 _CHUNK_BYTES = 256 * 1024
+# From 1.29 on, onnxruntime tells its maker which models are opened, and leaves a file in the temporary folder.
+_QUIET = {"ORT_DISABLE_TELEMETRY": "1"}
+_CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
 _MORE_MEMORY = "use a smaller batch or model, or a machine with more memory"
 
 
@@ -313,8 +316,10 @@ class Process:
             words = f"was killed by SIGKILL: most likely the system ran out of memory (it used {peak} at its peak)"
             return self._error(words, _MORE_MEMORY)
         if code < 0:
-            return self._error(f"was killed by {_signal_name(-code)}")
-        return self._error(f"exited with code {code} {'in the middle of' if self._cut_off else 'without'} an answer")
+            cure = "native code crashed in it: --debug shows where" if -code in _CRASHES else ""
+            return self._error(f"was killed by {_signal_name(-code)}", cure)
+        words = f"exited with code {code} {'in the middle of' if self._cut_off else 'without'} an answer"
+        return self._error(words, "code that it ran ended the process: let it return, or raise an error")
 
     def _error(self, words: str, cure: str = "") -> WorkerError:
         if self._severed:
@@ -333,7 +338,7 @@ def _launch(command: list[str], descriptor: int, log: int) -> "subprocess.Popen[
             stdout=log,
             stderr=log,
             pass_fds=(descriptor,),
-            env={**os.environ, "PYTHONPATH": path},
+            env={**_QUIET, **os.environ, "PYTHONPATH": path},
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -4,6 +4,7 @@ import errno
 import importlib
 import inspect
 import json
+import os
 import traceback
 from collections.abc import Callable, Generator
 from functools import cache
@@ -26,6 +27,7 @@ from tasks.core.errors import (
 from tasks.core.frozen import Frozen
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 ALLOWED_PREFIX = "tasks."
 
 Kind: TypeAlias = Literal[
@@ -161,23 +163,31 @@ def types_of(function: Work) -> Types:
 def failure_of(error: BaseException, function: str) -> Failure:
     """Put any error into words that make sense without its traceback, which goes into the detail."""
     trace = "".join(traceback.format_exception(error))
+    chain = _chain(error)
+    full = next((link for link in chain if _is_disk_full(link)), None)
+    if full is not None:
+        place = getattr(full, "filename2", None) or getattr(full, "filename", None)
+        message = f"{function} failed: disk full" + (f" (writing {place})" if place else "")
+        return Failure(kind="StepError", message=message, cure="free some space, then run again", detail=trace)
     if isinstance(error, TrtflowError):
         return _own_failure(error, trace)
     if isinstance(error, SystemExit):
         return Failure(kind="StepError", message=f"{function} called sys.exit({error.code!r})", detail=trace)
-    chain = _chain(error)
     if any(isinstance(link, MemoryError) for link in chain):
         cure = "use a smaller batch or model, or a machine with more memory"
         return Failure(kind="StepError", message=f"{function} ran out of memory", cure=cure, detail=trace)
-    for link in chain:
-        if isinstance(link, OSError) and link.errno in {errno.ENOSPC, errno.EDQUOT}:
-            message = f"{function} failed: disk full" + (f" (writing {link.filename})" if link.filename else "")
-            return Failure(kind="StepError", message=message, cure="free some space, then run again", detail=trace)
     root = error
     while root.__cause__ is not None:
         root = root.__cause__
     words = ": ".join([type(root).__name__, *str(root).strip().splitlines()[:1]])
     return Failure(kind="StepError", message=f"{function} failed: {words}", detail=trace)
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Whether an error, also one of a library that has no class for it, says that nothing more can be written."""
+    if isinstance(error, OSError):
+        return error.errno in _DISK_FULL
+    return any(os.strerror(number) in str(error) for number in _DISK_FULL)
 
 
 def error_of(failure: Failure) -> TrtflowError:

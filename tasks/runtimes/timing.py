@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 # A percentile is told only where at least this many samples lie above it in expectation.
 SAMPLES_ABOVE = 1
 RESAMPLES = 2000
-FEWEST_ROUNDS = 3
+# A bootstrap over fewer rounds is far too sure of itself: its 95 % interval holds the truth in 75 % of cases at three
+# rounds, 85 % at five, 89 % at eight, 93 % at twenty.
+FEWEST_ROUNDS = 8
 SEED = 1
 # Rounds whose medians scatter by more than this, relative to their mean, are called noisy.
 NOISY = 0.10
@@ -69,7 +71,7 @@ class FiguresRequest(Frozen):
 class Speedup(Frozen):
     """How many times faster than `against`: geometric mean over rounds of the ratio of the two medians.
 
-    `ci95` is a percentile bootstrap interval over rounds; None where there are fewer than three.
+    `ci95` is a percentile bootstrap interval over rounds; None where they are too few.
     """
 
     against: str

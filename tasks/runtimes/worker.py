@@ -232,7 +232,9 @@ class Answerer:
 def main(arguments: list[str]) -> NoReturn:
     """Import the modules, report to the parent, serve."""
     # The parent starts this process with SIGINT blocked: Ctrl-C goes to the whole group, but the parent decides on it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # As on any other signal to the group: a process that died of it could not look after what its workers started.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     control = socket.socket(fileno=int(arguments[0]))
     control.set_inheritable(False)

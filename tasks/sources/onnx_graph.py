@@ -10,6 +10,7 @@ from tasks.core.report import Observation
 if TYPE_CHECKING:
     import onnx
 
+_MESSAGE_LENGTH = 300
 _QUANTIZING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
@@ -67,6 +68,11 @@ def read_facts(model: "onnx.ModelProto") -> GraphFacts:
 def _tensor_facts(value: "onnx.ValueInfoProto") -> TensorFacts:
     from onnx.helper import tensor_dtype_to_np_dtype
 
+    if not value.type.HasField("tensor_type"):
+        kind = value.type.WhichOneof("value") or "of no type"
+        raise UserCodeError(
+            f"{value.name!r} is {kind}, expected a tensor", "export a model that takes and gives tensors"
+        )
     tensor = value.type.tensor_type
     dims = [
         dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{value.name}_{axis}"
@@ -94,7 +100,7 @@ def load_graph(path: Path) -> "onnx.ModelProto":
         raise UserCodeError(
             f"{path.name} is not a whole ONNX model ({path.stat().st_size} bytes): {error}", "export or copy it again"
         ) from error
-    if not model.graph.node or not model.graph.output:
+    if not model.graph.output:
         raise UserCodeError(f"{path.name} holds no graph ({path.stat().st_size} bytes)", "export or copy it again")
     return model
 
@@ -103,21 +109,26 @@ def check_graph(path: Path) -> None:
     """Raise UserCodeError when the model is not valid ONNX: unknown operator, cycle, missing external data."""
     import onnx
 
+    for name in external_files(onnx.load(str(path), load_external_data=False)):
+        if not (path.parent / name).is_file():
+            raise UserCodeError(
+                f"{path.name} keeps weights in {name!r}, which is not beside it", "copy that file too, or export again"
+            )
     try:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
         raise UserCodeError(
-            f"{path.name} is not valid ONNX: {_plain(str(error))}", "mend the exporter's output"
+            f"{path.name} is not valid ONNX: {_plain(str(error))}", "export it again, or correct what made it"
         ) from error
 
 
 def _plain(message: str) -> str:
-    first = next((line.strip() for line in message.splitlines() if line.strip()), "no message")
+    text = " ".join(message.split())[:_MESSAGE_LENGTH]
     if "topologically sorted" in message:
-        return f"a node uses a tensor before it is made (a cycle, or unsorted nodes): {first}"
+        return f"a node uses a tensor before it is made (a cycle, or unsorted nodes): {text}"
     if "No Op registered" in message:
-        return f"unknown operator: {first}"
-    return first
+        return f"unknown operator: {text}"
+    return text
 
 
 def external_files(model: "onnx.ModelProto") -> tuple[str, ...]:

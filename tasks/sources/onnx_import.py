@@ -2,12 +2,23 @@
 
 import shutil
 from pathlib import Path
+from typing import get_args
 
+from tasks.core.errors import StepError, UserCodeError
 from tasks.core.frozen import Frozen
 from tasks.core.sets import EVALUATION_OUTPUTS, GOLDEN_OUTPUTS
-from tasks.core.tensors import load_batches, save_batches
+from tasks.core.signature import Dtype
+from tasks.core.tensors import Tensors, load_batches, save_batches
 from tasks.runtimes.onnxruntime import run_unoptimised
-from tasks.sources.onnx_graph import ExportReply, GraphFacts, check_graph, external_files, load_graph, read_facts
+from tasks.sources.onnx_graph import (
+    ExportReply,
+    GraphFacts,
+    TensorFacts,
+    check_graph,
+    external_files,
+    load_graph,
+    read_facts,
+)
 
 
 class InspectRequest(Frozen):
@@ -29,7 +40,30 @@ def inspect_onnx(request: InspectRequest) -> GraphFacts:
     """Read the facts of a model after checking that it is valid."""
     model = load_graph(request.model)
     check_graph(request.model)
-    return read_facts(model)
+    facts = read_facts(model)
+    if not facts.inputs:
+        raise UserCodeError(
+            f"{request.model.name} takes no input: it always computes the same", "export it with inputs"
+        )
+    for name, tensor in facts.inputs.items():
+        _check_input(name, tensor)
+    return facts
+
+
+def _check_input(name: str, tensor: TensorFacts) -> None:
+    """Raise UserCodeError for an input that no feeds can be made for."""
+    known: tuple[str, ...] = get_args(Dtype)
+    if tensor.dtype not in known:
+        raise UserCodeError(
+            f"input {name!r} is of type {'string' if tensor.dtype == 'object' else tensor.dtype}; "
+            f"inputs can be {', '.join(known)}",
+            "convert it inside the model",
+        )
+    if any(isinstance(size, int) and size < 1 for size in tensor.shape):
+        raise UserCodeError(
+            f"input {name!r} has the shape {list(tensor.shape)}: it has no elements",
+            "export it with its real sizes, or with named dims",
+        )
 
 
 def import_onnx(request: OnnxImportRequest) -> ExportReply:
@@ -39,9 +73,15 @@ def import_onnx(request: OnnxImportRequest) -> ExportReply:
     for name in external_files(model):
         shutil.copyfile(request.model.parent / name, request.folder / name)  # a link would let the user edit the store
     shutil.copyfile(request.model, path)
-    outputs = run_unoptimised(path, load_batches(request.golden))
-    save_batches(request.folder / GOLDEN_OUTPUTS, outputs)
-    if request.evaluation is not None:
-        outputs = run_unoptimised(path, load_batches(request.evaluation))
-        save_batches(request.folder / EVALUATION_OUTPUTS, outputs)
+    for name, feeds in ((GOLDEN_OUTPUTS, request.golden), (EVALUATION_OUTPUTS, request.evaluation)):
+        if feeds is not None:
+            save_batches(request.folder / name, _run_source(request, path, feeds))
     return ExportReply(facts=read_facts(model))
+
+
+def _run_source(request: OnnxImportRequest, path: Path, feeds: Path) -> list[Tensors]:
+    try:
+        return run_unoptimised(path, load_batches(feeds))
+    except StepError as error:
+        cure = error.cure or "export it again, or correct what made it"
+        raise UserCodeError(f"{request.model.name} does not run: {error.message}", cure, error.detail) from error

@@ -1,18 +1,23 @@
-"""Read what makes a graph typed (in a worker)."""
+"""Take a graph whose types are already those of its precision (in a worker)."""
 
 from pathlib import Path
 
+from tasks.core.files import link_or_copy
 from tasks.core.frozen import Frozen
 from tasks.sources.onnx_cast import TypedMetrics, typed_metrics
-from tasks.sources.onnx_graph import load_graph
+from tasks.sources.onnx_graph import external_files, load_graph
 
 
 class TypedRequest(Frozen):
-    """A typed graph to look at."""
+    """A graph of the store that is typed already, and the folder that it goes on in."""
 
     model: Path
+    folder: Path
 
 
-def read_typed(request: TypedRequest) -> TypedMetrics:
-    """Count casts, Q/DQ nodes and initializers of the lower precision."""
-    return typed_metrics(load_graph(request.model))
+def take_typed(request: TypedRequest) -> TypedMetrics:
+    """Link the model with its external data, and count casts, Q/DQ nodes and initializers of the lower precision."""
+    graph = load_graph(request.model)
+    for name in (request.model.name, *external_files(graph)):
+        link_or_copy(request.model.parent / name, request.folder / name)
+    return typed_metrics(graph)

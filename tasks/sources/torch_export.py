@@ -41,7 +41,8 @@ class TorchExportRequest(Frozen):
 
 def export_torch(request: TorchExportRequest) -> ExportReply:
     """Write model.onnx, and the source framework's outputs on the golden and evaluation batches."""
-    with observing(request.source.project, request.folder) as observations:
+    given = [path for path in (request.golden, request.evaluation) if path is not None]
+    with observing(request.source.project, request.folder, *given) as observations:
         module = load_module(request.source)
         example = _example(request)
         names = output_names(module, example, request.source)

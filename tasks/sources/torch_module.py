@@ -2,6 +2,8 @@
 
 import inspect
 import pickle
+import re
+import struct
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,23 @@ from tasks.core.user_code import call_user, load_function
 
 if TYPE_CHECKING:
     import torch
+
+
+_MESSAGE_LENGTH = 200
+# What torch.load raises for a file that is cut off, or no checkpoint at all.
+_NOT_WHOLE = (
+    pickle.UnpicklingError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 class TorchSource(Frozen):
@@ -68,17 +87,27 @@ def _read_pickle(path: Path) -> Mapping[str, "torch.Tensor"]:
 
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserCodeError(
-            f"checkpoint {path.name} cannot be loaded with weights_only=True: {str(error).splitlines()[0]}",
-            "a checkpoint that needs code to load is not run: save the state_dict alone, best as safetensors",
-        ) from error
+    except _NOT_WHOLE as error:
+        raise _unreadable(path, error) from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else loaded
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserCodeError(
             f"checkpoint {path.name} holds no state_dict", "save it with torch.save(module.state_dict(), path)"
         )
     return state
+
+
+def _unreadable(path: Path, error: Exception) -> UserCodeError:
+    """Say why a checkpoint was not read; torch's own message advises to run the code in it."""
+    code = re.search(r"GLOBAL ([\w.]*\w)", str(error))
+    if code or isinstance(error, pickle.UnpicklingError):
+        which = f" ({code[1]})" if code else ""
+        return UserCodeError(
+            f"checkpoint {path.name} is a pickle that needs code to be read{which}, and that is not run",
+            "save the state_dict alone: torch.save(module.state_dict(), path), or best as safetensors",
+        )
+    said = " ".join(str(error).split())[:_MESSAGE_LENGTH] or "it ends too early"
+    return UserCodeError(f"checkpoint {path.name} cannot be read: {type(error).__name__}: {said}", "write it again")
 
 
 def takes_names(module: "torch.nn.Module", inputs: tuple[str, ...]) -> bool:

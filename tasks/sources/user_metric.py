@@ -32,9 +32,9 @@ class MetricReply(Frozen):
 
 def measure(request: MetricRequest) -> MetricReply:
     """Call the metric as `(outputs, targets, reference)`, each a dict of arrays over the whole set."""
+    arguments = [whole_set(load_batches(path)) for path in (request.outputs, request.targets, request.reference)]
     with observing(request.project, request.folder) as observations:
         function = load_function(request.function, request.project)
-        arguments = [whole_set(load_batches(path)) for path in (request.outputs, request.targets, request.reference)]
         value = call_user(request.function, function, *arguments)
     return MetricReply(value=_as_number(value, request.function), observed=observations())
 
