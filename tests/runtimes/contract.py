@@ -10,9 +10,10 @@ from onnx import TensorProto, helper
 from onnx.numpy_helper import from_array
 from pydantic import JsonValue
 
+from tasks.core.config import RuntimeName
 from tasks.core.signature import DimRange, InputSpec, Signature
 from tasks.core.tensors import Tensors, save_batches
-from tasks.runtimes.base import CARD, ENGINE, BuildMetrics, BuildRequest, EngineCard, OpenOptions, RuntimeName, Session
+from tasks.runtimes.base import CARD, ENGINE, BuildMetrics, BuildRequest, EngineCard, OpenOptions, Session
 from tasks.runtimes.base import read_card as read
 from tasks.runtimes.load import load_runtime
 

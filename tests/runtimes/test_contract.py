@@ -9,11 +9,12 @@ import numpy as np
 import onnx
 import pytest
 
+from tasks.core.config import RuntimeName
 from tasks.core.errors import StepError, TrtflowError, UserCodeError
 from tasks.core.metrics import compare, worst
 from tasks.core.tensors import Tensors, load_batches
 from tasks.core.tolerances import AGREEMENT
-from tasks.runtimes.base import CARD, OpenOptions, RuntimeName, read_card
+from tasks.runtimes.base import CARD, OpenOptions, read_card
 from tasks.runtimes.engines import (
     ProbeRequest,
     RunRequest,

@@ -155,7 +155,7 @@ def test_a_send_that_hangs_is_stopped() -> None:
         conversation = workers.converse(HOME, talk, Text())
         assert conversation.send(Pause(seconds=0.8)).number == 1
         assert conversation.send(Pause(seconds=0.8)).number == 2
-        with pytest.raises(WorkerError, match="gave no answer within 1.5 s"), conversation:
+        with pytest.raises(WorkerError, match=r"gave no answer within 1\.5 s"), conversation:
             conversation.send(Pause(seconds=60))
 
 
