@@ -144,9 +144,9 @@ def _mode(path: Path) -> int:
 def _is_installed(top: str, folder: Path) -> bool:
     try:
         spec = find_spec(top)
-    except (ImportError, ValueError):  # a finder that fails; a module without a spec, such as __main__
+    except (ImportError, ValueError):  # a finder that fails; a module without a spec
         return False
-    if spec is None:
+    if spec is None or top == "__main__":  # in a worker that is another program than here
         return False
     places = [Path(place).resolve() for place in spec.submodule_search_locations or ()]
     return spec.origin is not None or any(place != (folder / top).resolve() for place in places)
