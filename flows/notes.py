@@ -3,7 +3,7 @@
 from flows.convert import Findings
 from tasks.benchmark import BenchmarkMetrics
 from tasks.context import Context
-from tasks.data import DataMetrics
+from tasks.sources.collect import DataMetrics
 
 
 def notes_of(context: Context, findings: Findings) -> list[str]:

@@ -1,20 +1,21 @@
 """The Prefect way to run the DAG: one flow run, one named and tagged task run for each step."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import prefect
+import prefect.settings
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.exceptions import UnfinishedRun
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from flows.journal import Journal
 from flows.run import Run, drive
 from flows.submit import Result, run_step
-from tasks.core.errors import StepError
+from tasks.core.errors import ConfigError, StepError, TrtflowError
 from tasks.core.outcome import RunOutcome
 from tasks.runtimes.isolate import Workers
 from tasks.step import Step
@@ -42,26 +43,29 @@ class _TaskResult(Result[R]):
 class TaskSubmit:
     """Submits each step as a task of the flow run around it."""
 
-    def __init__(self, journal: Journal, pipeline: str) -> None:
-        self._journal = journal
-        self._pipeline = pipeline
+    def __init__(self, run: Run) -> None:
+        self._run = run
         self._submitted: list[PrefectFuture[Any]] = []
 
     def __call__(self, step: Step[..., R], subject: str, *args: object) -> Result[R]:
         """Only results of other tasks are parameters of the task: Prefect waits for them and draws the graph."""
-        name = step.options.name
-        self._journal.planned(name, subject)
+        name, journal = step.options.name, self._run.journal
+        journal.planned(name, subject)
         results = list(_results(args))
 
-        def run(*values: object) -> R:
+        def run(*values: object) -> "R | State[R]":
             resolved = dict(zip(map(id, results), values, strict=True))
-            return run_step(self._journal, step, subject, lambda: [_filled(arg, resolved) for arg in args])
+            try:
+                return run_step(journal, step, subject, lambda: [_filled(arg, resolved) for arg in args])
+            except TrtflowError as error:
+                # As a state and not as an exception: its message says it all, and Prefect logs no traceback.
+                return Failed(message=str(error), data=error)
 
         task = prefect.Task(
             fn=run,
             name=name,
             task_run_name=f"{name} · {subject}".rstrip(" ·"),
-            tags={self._pipeline, *step.options.tags, *(part for part in subject.split("/") if part)},
+            tags=self._tags(step, subject),
             retries=step.options.retries,
             cache_policy=NO_CACHE,  # the store is the cache: keyed by content, shared, and safe against kill -9
             persist_result=False,
@@ -69,6 +73,12 @@ class TaskSubmit:
         future = task.submit(*(result.future for result in results))
         self._submitted.append(future)
         return _TaskResult(future)
+
+    def _tags(self, step: Step[..., R], subject: str) -> set[str]:
+        """Pipeline, engine, runtime and precision, as far as the step has one."""
+        names = {part for part in subject.split("/") if part}
+        runtimes = {engine.runtime for engine in self._run.config.engines or () if engine.name in names}
+        return {self._run.pipeline, *step.options.tags, *names, *runtimes}
 
     def settle(self) -> None:
         """Wait until every step that was submitted has ended, well or not."""
@@ -95,7 +105,12 @@ def _filled(value: object, resolved: dict[int, object]) -> object:
 
 def run_with_prefect(run: Run, workers: Workers) -> RunOutcome:
     """Run the pipeline as the flow `convert`; its state says what became of the run."""
-    state = _flow(run, workers)(return_state=True)
+    _check_server()
+    refused: list[ConfigError] = []
+    with prefect.tags(run.pipeline):
+        state = _flow(run, workers, refused.append)(return_state=True)
+    if refused:
+        raise refused[0]
     if run.outcome is None or not (state.is_completed() or state.is_failed()):
         state.result()  # raises what ended the flow early
     if run.outcome is None:
@@ -103,14 +118,30 @@ def run_with_prefect(run: Run, workers: Workers) -> RunOutcome:
     return run.outcome
 
 
-def _flow(run: Run, workers: Workers) -> "prefect.Flow[[], State[Any]]":
+def _check_server() -> None:
+    url = prefect.settings.PREFECT_API_URL.value()
+    if not url:
+        return  # Prefect starts a server of its own for this run
+    with get_client(sync_client=True) as client:
+        problem = client.api_healthcheck()
+    if problem is not None:
+        raise TrtflowError(
+            f"the Prefect API at {url} does not answer: {problem}",
+            "start it (prefect server start), correct PREFECT_API_URL, or unset it to run without Prefect",
+        )
+
+
+def _flow(run: Run, workers: Workers, refuse: Callable[[ConfigError], None]) -> "prefect.Flow[[], State[Any]]":
     def body() -> "State[Any]":
-        with prefect.tags(run.pipeline):
-            outcome = drive(run, workers, TaskSubmit(run.journal, run.pipeline))
+        try:
+            outcome = drive(run, workers, TaskSubmit(run))
+        except ConfigError as error:
+            refuse(error)
+            return Failed(message=str(error))
         if outcome.status == "passed":
             return Completed(message=outcome.promoted.reason if outcome.promoted else "passed")
         bad = [engine for engine in outcome.engines if engine.status in ("failed", "error")]
-        return Failed(message="; ".join(f"{engine.id}: {engine.reason}" for engine in bad) or "failed")
+        return Failed(message="; ".join(f"{engine.id}: {engine.reason}" for engine in bad) or run.failure or "failed")
 
     return prefect.Flow(
         fn=body,

@@ -1,5 +1,6 @@
 """What Prefect is told before it is imported."""
 
+import logging
 import os
 
 _DEFAULTS = {
@@ -10,6 +11,15 @@ _DEFAULTS = {
 
 
 def keep_quiet() -> None:
-    """Switch telemetry off, unless the user has set it."""
+    """Switch telemetry off, unless the user has set it, and do not tell twice what the progress tells."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Where the run is to be seen is news, how its steps end is not; Prefect's own log has all of it."""
+    if record.name == "prefect.flow_runs":
+        return not record.getMessage().startswith("Finished in state")
+    return record.name != "prefect.task_runs"

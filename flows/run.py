@@ -20,9 +20,9 @@ from tasks.core.errors import ArtifactDamaged, ConfigError, StepError, StoreErro
 from tasks.core.files import store_errors, write_atomically
 from tasks.core.outcome import Promoted, RunOutcome, RunRecord, RunStatus
 from tasks.core.store import Store
-from tasks.data import DataMetrics
 from tasks.promote import promote
 from tasks.runtimes.isolate import Workers
+from tasks.sources.collect import DataMetrics
 
 # A damaged artifact is found at most once a step; more often, something keeps damaging the store.
 _REPAIRS = 20
@@ -153,7 +153,9 @@ def _convert_and_promote(run: Run, context: Context, submit: Submit) -> _Ending:
         raise
     except TrtflowError as error:
         return _Ending("failed", findings, failure=str(error))
-    if promoted is None and offered:
+    if promoted is None and not offered:
+        run.note("nothing was promoted: what passed is of a runtime that is a yardstick, not made to be deployed")
+    elif promoted is None:
         run.note(
             "nothing was promoted: every engine that passed was rolled back before; "
             f"to promote one all the same: trtflow promote {run.pipeline} ID"

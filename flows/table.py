@@ -58,7 +58,8 @@ def print_table(console: "Console", outcome: RunOutcome) -> None:
         short = _column("verdict", first, lambda row: row.verdict, "left")
         _print(console, [_names(first), short, *_results(first)])
         _print(console, [_names(timed), *_latencies(timed)])
-    console.print("\n".join(_legend(rows)), style="dim", markup=False, soft_wrap=not console.is_terminal)
+    for line in _legend(rows):
+        console.print(line, style="dim", markup=False, soft_wrap=not console.is_terminal)
 
 
 def _rows(outcome: RunOutcome) -> Iterator[_Row]:

@@ -98,7 +98,8 @@ def print_outcome(outcome: RunOutcome, folder: Path) -> None:
         _say(console, f"promoted {outcome.promoted.id}: {outcome.promoted.reason}")
     cached = sum(step.cached for step in outcome.steps)
     _say(console, f"{outcome.status} in {outcome.seconds:.1f} s, {cached} of {len(outcome.steps)} steps cached")
-    console.print(f"record: {folder / 'run.json'}", markup=False, soft_wrap=True)
+    if (folder / "run.json").is_file():  # it is not where the store cannot be written
+        console.print(f"record: {folder / 'run.json'}", markup=False, soft_wrap=True)
 
 
 def print_record(record: RunRecord, current: Promotion | None) -> None:

@@ -1,104 +1,34 @@
 """Step `data`: what calibration, evaluation and parity will use, read from the user's sources once and kept."""
 
-import zipfile
-import zlib
-from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 from tasks.context import Context, Work, params
-from tasks.core.config import EvaluationConfig
-from tasks.core.errors import UserCodeError
-from tasks.core.feeds import check_array, check_feeds, chunks, cut, generate, samples_in
-from tasks.core.frozen import Frozen
-from tasks.core.observe import observing
-from tasks.core.report import Artifact, Observation
-from tasks.core.sets import CALIBRATION, EVALUATION, GOLDEN, TARGETS
+from tasks.core.config import CalibrationConfig, EvaluationConfig
+from tasks.core.report import Artifact
 from tasks.core.signature import Signature
 from tasks.core.store import Made
-from tasks.core.tensors import Tensors, save_batches
-from tasks.core.user_code import call_user, load_function
 from tasks.homes import PLAIN, user_home
+from tasks.sources.collect import DataRequest, DataSource, collect
+from tasks.sources.declared import extra_files
 from tasks.step import StepOptions, step
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-GOLDEN_SAMPLES = 8  # a golden set is one batch of at most so many samples: enough to see an error, cheap to run
-SETS = 2  # one to search with, one to confirm with
-SEED = 20260101
-_PAIR = 2
-Origin = Literal["evaluation", "calibration", "synthetic"]
 OPTIONS = StepOptions("data", version=1, tags=("user-code",))
-
-
-class DataSource(Frozen):
-    """Where one set comes from, and how many samples of it are used; None takes all."""
-
-    source: str
-    samples: int | None
-    synthetic: bool = False
-
-
-class DataRequest(Frozen):
-    """What the worker is asked for."""
-
-    project: Path
-    signature: Signature
-    calibration: DataSource | None
-    evaluation: DataSource | None
-    folder: Path
-
-
-class TensorStatistics(Frozen):
-    """One tensor over a whole set."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    minimum: float
-    maximum: float
-    mean: float
-
-
-class SetMetrics(Frozen):
-    """One set: `shape` in its statistics is that of the first batch."""
-
-    samples: int
-    batches: int
-    tensors: dict[str, TensorStatistics]
-
-
-class DataMetrics(Frozen):
-    """What the sources gave. Golden batches 0 and 1 are two disjoint sets; `golden_origin` says whence each came."""
-
-    calibration: SetMetrics | None
-    evaluation: SetMetrics | None
-    golden: SetMetrics
-    golden_origin: tuple[Origin, Origin]
-    synthetic_evaluation: bool
-
-
-class DataReply(Frozen):
-    """What the worker made, and what the user's code read for it."""
-
-    metrics: DataMetrics
-    observed: tuple[Observation, ...]
 
 
 @step(OPTIONS)
 def prepare_data(context: Context, signature: Signature) -> Artifact:
     """Read the user's sources and keep calibration, evaluation and golden inputs."""
     data = context.config.data
-    calibration = (
-        DataSource(source=data.calibration.source, samples=data.calibration.samples) if data.calibration else None
-    )
-    evaluation = _evaluation_source(data.evaluation) if data.evaluation else None
     request = DataRequest(
-        project=context.project, signature=signature, calibration=calibration, evaluation=evaluation, folder=Path()
+        project=context.project,
+        signature=signature,
+        calibration=_source(data.calibration),
+        evaluation=_source(data.evaluation),
+        folder=Path(),
     )
     wanted = request.model_dump(mode="json", exclude={"project", "folder"})
-    recipe = context.recipe(OPTIONS, tools=("numpy", "safetensors")).model_copy(update={"params": wanted})
+    recipe = context.recipe(OPTIONS, tools=("numpy", "safetensors"))
+    recipe = recipe.model_copy(update={"params": wanted, "sources": extra_files(context)})
 
     def make(folder: Path) -> Made:
         context.workers.warm(user_home(context.config.model))  # torch's import goes on beside this step
@@ -108,179 +38,8 @@ def prepare_data(context: Context, signature: Signature) -> Artifact:
     return context.produce(Work(recipe, make, observing=True))
 
 
-def _evaluation_source(evaluation: EvaluationConfig) -> DataSource:
-    return DataSource(source=evaluation.source, samples=evaluation.samples, synthetic=evaluation.synthetic)
-
-
-def collect(request: DataRequest) -> DataReply:
-    """Read both sources, check every batch, choose the golden sets and write all (runs in a worker)."""
-    with observing(request.project, request.folder) as observations:
-        calibration = _calibration(request)
-        evaluation = _evaluation(request)
-    golden, origin = _golden(request.signature, [feeds for feeds, _ in evaluation], calibration)
-    made_up = request.evaluation is not None and request.evaluation.synthetic
-    save_batches(request.folder / GOLDEN, golden)
-    if evaluation:
-        save_batches(request.folder / TARGETS, [targets for _, targets in evaluation])
-    metrics = DataMetrics(
-        calibration=_write(request.folder / CALIBRATION, calibration),
-        evaluation=_write(request.folder / EVALUATION, [feeds for feeds, _ in evaluation]),
-        golden=_set_metrics(golden),
-        golden_origin=("synthetic", "synthetic") if made_up else origin,
-        synthetic_evaluation=made_up,
-    )
-    return DataReply(metrics=metrics, observed=observations())
-
-
-def _calibration(request: DataRequest) -> list[Tensors]:
-    if request.calibration is None:
-        return []
-    what = "data.calibration"
-    source = request.calibration
-
-    def feeds() -> Iterator[tuple[Tensors, Tensors]]:
-        for index, item in enumerate(_items(source.source, request.project, what)):
-            feeds = item[0] if isinstance(item, tuple) else item  # an .npz gives targets too
-            yield check_feeds(feeds, request.signature, f"{what}: batch {index}"), {}
-
-    return [batch for batch, _ in _take(feeds(), source, what)]
-
-
-def _evaluation(request: DataRequest) -> list[tuple[Tensors, Tensors]]:
-    if request.evaluation is None:
-        return []
-    what = "data.evaluation"
-    source = request.evaluation
-
-    def pairs() -> Iterator[tuple[Tensors, Tensors]]:
-        names: Collection[str] | None = None
-        for index, item in enumerate(_items(source.source, request.project, what)):
-            if not (isinstance(item, tuple) and len(item) == _PAIR):
-                raise UserCodeError(
-                    f"{what}: batch {index} is a {type(item).__name__}",
-                    "yield a pair: (dict of feeds, dict of targets)",
-                )
-            feeds = check_feeds(item[0], request.signature, f"{what}: batch {index}")
-            targets = _check_targets(item[1], names, f"{what}: batch {index}")
-            names = targets.keys()
-            yield feeds, targets
-
-    return _take(pairs(), source, what)
-
-
-def _check_targets(targets: object, names: Collection[str] | None, what: str) -> Tensors:
-    if not isinstance(targets, dict):
-        raise UserCodeError(f"{what}: targets are a {type(targets).__name__}", "yield a dict of numpy arrays")
-    for name, array in targets.items():
-        if not isinstance(name, str):
-            raise UserCodeError(f"{what}: a target has the name {name!r}", "name targets by strings")
-        check_array(array, None, f"{what}, target {name!r}")
-    if names is not None and targets.keys() != names:
-        raise UserCodeError(
-            f"{what} has the targets {sorted(targets)}, the batches before it had {sorted(names)}",
-            "give every batch the same targets",
-        )
-    return targets
-
-
-def _items(source: str, project: Path, what: str) -> Iterator[object]:
-    """What the user's source yields; its errors name it."""
-    if source.endswith(".npz"):
-        yield _read_npz(project / source, what)
-        return
-    function = load_function(source, project)
-    result = call_user(source, function)
-    try:
-        iterator = iter(result)  # type: ignore[call-overload]
-    except TypeError as error:
-        raise UserCodeError(f"{what}: {source} returned a {type(result).__name__}", "return an iterator") from error
-    end = object()
-    while (item := call_user(source, next, iterator, end)) is not end:
-        yield item
-
-
-def _read_npz(path: Path, what: str) -> tuple[Tensors, Tensors]:
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            named = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserCodeError(f"{what}: {path} cannot be read: {error}", "write it with numpy.savez") from error
-    targets = {n.removeprefix("target_"): a for n, a in named.items() if n.startswith("target_")}
-    return {name: array for name, array in named.items() if not name.startswith("target_")}, targets
-
-
-def _take(pairs: Iterator[tuple[Tensors, Tensors]], source: DataSource, what: str) -> list[tuple[Tensors, Tensors]]:
-    """Consume exactly the samples that are asked for: cut the last batch, refuse a source that has too few."""
-    taken: list[tuple[Tensors, Tensors]] = []
-    count = 0
-    for feeds, targets in pairs:
-        if source.samples is not None and count >= source.samples:
-            break
-        size = samples_in(feeds)
-        keep = size if source.samples is None else min(size, source.samples - count)
-        taken.append((feeds, targets) if keep == size else (cut(feeds, 0, keep), cut(targets, 0, keep)))
-        count += keep
-    if not taken:
-        raise UserCodeError(f"{what}: {source.source} yielded nothing", "yield at least one batch")
-    if source.samples is not None and count < source.samples:
-        raise UserCodeError(
-            f"{what}: {source.source} yielded {count} samples, {source.samples} were asked for",
-            f"yield more, or set `{what}.samples: {count}`",
-        )
-    return taken
-
-
-def _golden(
-    signature: Signature, evaluation: list[Tensors], calibration: list[Tensors]
-) -> tuple[list[Tensors], tuple[Origin, Origin]]:
-    """Two disjoint batches: from evaluation, else from calibration, else generated."""
-    found: list[tuple[Tensors, Origin]] = []
-    sets: tuple[tuple[list[Tensors], Origin], ...] = ((evaluation, "evaluation"), (calibration, "calibration"))
-    for batches, origin in sets:
-        found += [(feeds, origin) for feeds in _two_batches(batches, signature)]
-    dim = signature.batch_dim()
-    sizes = signature.sizes("opt")
-    if dim:
-        sizes[dim] = max(signature.dims[dim].min, min(GOLDEN_SAMPLES, sizes[dim]))
-    while len(found) < SETS:
-        found.append((generate(signature, sizes, SEED + len(found)), "synthetic"))
-    return [found[0][0], found[1][0]], (found[0][1], found[1][1])
-
-
-def _two_batches(batches: list[Tensors], signature: Signature) -> list[Tensors]:
-    parts = chunks(batches, signature, GOLDEN_SAMPLES)
-    found = [feeds for _, feeds in zip(range(SETS), parts, strict=False)]
-    dim = signature.batch_dim()
-    if len(found) == 1 and dim and samples_in(found[0]) >= 2 * signature.dims[dim].min:
-        half = samples_in(found[0]) // 2
-        return [cut(found[0], 0, half), cut(found[0], half, samples_in(found[0]))]
-    return found
-
-
-def _write(path: Path, batches: list[Tensors]) -> SetMetrics | None:
-    if not batches:
+def _source(config: CalibrationConfig | EvaluationConfig | None) -> DataSource | None:
+    if config is None:
         return None
-    save_batches(path, batches)
-    return _set_metrics(batches)
-
-
-def _set_metrics(batches: list[Tensors]) -> SetMetrics:
-    names = batches[0].keys()
-    statistics = {name: _statistics([batch[name] for batch in batches if name in batch]) for name in names}
-    return SetMetrics(samples=sum(map(samples_in, batches)), batches=len(batches), tensors=statistics)
-
-
-def _statistics(arrays: "list[NDArray[np.generic]]") -> TensorStatistics:
-    import numpy as np
-
-    values = [array.astype(np.float64) for array in arrays if array.size]
-    count = sum(array.size for array in values)
-    return TensorStatistics(
-        dtype=str(arrays[0].dtype),
-        shape=arrays[0].shape,
-        minimum=min((float(array.min()) for array in values), default=0.0),
-        maximum=max((float(array.max()) for array in values), default=0.0),
-        mean=sum(float(array.sum()) for array in values) / count if count else 0.0,
-    )
+    synthetic = isinstance(config, EvaluationConfig) and config.synthetic
+    return DataSource(source=config.source, samples=config.samples, synthetic=synthetic)

@@ -11,6 +11,7 @@ from tasks.core.store import Made
 from tasks.engine_run import OUTPUTS, run_built
 from tasks.homes import user_home
 from tasks.runtimes.base import CARD, ENGINE
+from tasks.sources.declared import extra_files
 from tasks.sources.user_metric import MetricRequest, measure
 from tasks.step import StepOptions, step
 
@@ -36,7 +37,7 @@ def evaluate(context: Context, subject: str, data: Artifact, exported: Artifact,
     metric = metric_of(context)
     assert metric is not None  # noqa: S101 - the flow submits this step only where there is a metric
     recipe = context.recipe(OPTIONS, subject, tools=("numpy",))
-    recipe = recipe.model_copy(update={"params": {"function": metric.function}})
+    recipe = recipe.model_copy(update={"params": {"function": metric.function}, "sources": extra_files(context)})
     inputs = {
         "feeds": Files(data, (EVALUATION, TARGETS)),
         "reference": Files(exported, (EVALUATION_OUTPUTS,)),

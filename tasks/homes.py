@@ -4,7 +4,7 @@ from tasks.core.config import ModelConfig, OnnxModel, PipelineConfig
 from tasks.runtimes.isolate import Home
 
 _NUMPY = ("numpy", "safetensors.numpy")
-_USER = ("tasks.data", "tasks.sources.user_metric")
+_USER = ("tasks.sources.collect", "tasks.sources.user_metric")
 # Reading, folding, compiling and running ONNX graphs.
 ONNX = Home(
     preload=(

@@ -25,7 +25,7 @@ def _current(root: Path, pipeline: str) -> Promotion | None:
 
 
 def _list(config: Config, root: Path, options: Options) -> int:
-    rows = []
+    rows: list[dict[str, str | None]] = []
     for name in config.pipelines:
         record, current = last_record(root, name), _current(root, name)
         rows.append(
@@ -39,16 +39,17 @@ def _list(config: Config, root: Path, options: Options) -> int:
     if options.json:
         print(json.dumps({"pipelines": rows}))
         return 0
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("pipeline", "last_run", "status", "promoted"):
-        table.add_column(column.replace("_", " "), no_wrap=True)
-    for row in rows:
-        table.add_row(*(str(value) if value else "-" for value in row.values()))
-    Console(highlight=False).print(table)
+    _print(rows)
     return 0
+
+
+def _print(rows: list[dict[str, str | None]]) -> None:
+    blank = {"last_run": "never run", "status": "", "promoted": "nothing"}
+    lines = [("pipeline", "last run", "status", "promoted")]
+    lines += [tuple(value or blank[name] for name, value in row.items()) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _show(name: str, config: Config, root: Path, options: Options) -> int:

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,12 @@ def sync_file(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def need_space(folder: Path, size: int) -> None:
+    """Raise OSError when the file system of `folder` cannot hold a file of that size."""
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        os.posix_fallocate(probe.fileno(), 0, max(size, 1))
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -231,15 +231,15 @@ class Store:
         return report
 
     def _publish(self, partial: Path, recipe: Recipe, report: Report) -> None:
-        """Give the folder its final name, then tell the index: in this order a kill in between costs a rebuild."""
+        """Tell the index, then give the folder its final name: what has its name is never made twice."""
         final = self.root / artifact_of(report).folder
         sync_folder(partial)
+        if report.observed is not None:
+            append_index(self._index(recipe), IndexEntry(key=report.key, observed=report.observed))
         if final.exists():  # the same observations were made before, but their index entry is gone
             remove_tree(final)
         partial.rename(final)
         sync_folder(final.parent)
-        if report.observed is not None:
-            append_index(self._index(recipe), IndexEntry(key=report.key, observed=report.observed))
 
 
 def read_report(folder: Path) -> Report:

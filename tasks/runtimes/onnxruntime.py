@@ -17,6 +17,7 @@ from pydantic import Field, JsonValue, ValidationError
 from tasks.core.digests import sha256_file
 from tasks.core.environment import cpu_model, gpu
 from tasks.core.errors import StepError
+from tasks.core.files import need_space
 from tasks.core.frozen import Frozen
 from tasks.core.metrics import compare, worst
 from tasks.core.tensors import Tensors, load_batches
@@ -101,6 +102,8 @@ class OnnxRuntime:
             except StepError as refusal:
                 rejected.append(f"{level}: {refusal.message}")
                 trial.discard()
+                # Of a full disk onnxruntime says no more than that it could not write.
+                need_space(folder, sum(file.stat().st_size for file in request.model.parent.iterdir()))
             else:
                 _write_card(trial, level, here.version)
                 return BuildMetrics(

@@ -69,7 +69,7 @@ class FiguresRequest(Frozen):
 
 
 class Speedup(Frozen):
-    """How many times faster than `against`: geometric mean over rounds of the ratio of the two medians.
+    """How many times faster than `against`: median over rounds of the ratio of the two medians of a round.
 
     `ci95` is a percentile bootstrap interval over rounds; None where they are too few.
     """
@@ -165,9 +165,9 @@ def _speedup(timed: TimedRounds, baseline: TimedRounds) -> Speedup:
 
     pairs = min(len(timed.rounds), len(baseline.rounds))
     logs = np.log(_medians(baseline)[:pairs] / _medians(timed)[:pairs])
-    ratio = float(np.exp(logs.mean()))
+    ratio = float(np.exp(np.median(logs)))  # a stalled turn of one side moves a mean, and not a median
     if pairs < FEWEST_ROUNDS:
         return Speedup(against=baseline.name, ratio=ratio, ci95=None)
     picks = np.random.default_rng(SEED).integers(0, pairs, (RESAMPLES, pairs))
-    low, high = np.exp(np.percentile(logs[picks].mean(axis=1), (2.5, 97.5)))
+    low, high = np.exp(np.percentile(np.median(logs[picks], axis=1), (2.5, 97.5)))
     return Speedup(against=baseline.name, ratio=ratio, ci95=(float(low), float(high)))

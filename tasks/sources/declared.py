@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tasks.context import Context
 from tasks.core.config import OnnxModel, TorchModel
-from tasks.core.errors import ConfigError, Where
+from tasks.core.errors import ConfigError, UserCodeError, Where
 from tasks.core.signature import Signature
 from tasks.sources.torch_module import TorchSource
 
@@ -15,7 +15,13 @@ def declared_files(context: Context, external: tuple[str, ...] = ()) -> dict[str
     main = model.onnx if isinstance(model, OnnxModel) else model.checkpoint
     paths = [context.project / main] if main else []
     paths += [paths[0].parent / name for name in external]
-    for pattern in model.files:
+    return _digests(paths, context) | extra_files(context)
+
+
+def extra_files(context: Context) -> dict[str, str]:
+    """sha256 of what `model.files` names: read by user code in a way that cannot be observed."""
+    paths: list[Path] = []
+    for pattern in context.config.model.files:
         found = sorted(path for path in context.project.glob(pattern) if path.is_file())
         if not found:
             raise ConfigError(
@@ -24,7 +30,18 @@ def declared_files(context: Context, external: tuple[str, ...] = ()) -> dict[str
                 Where(path=f"pipelines.{context.pipeline}.model.files"),
             )
         paths += found
-    return {_name(path, context.project): context.store.sources.sha256(path) for path in dict.fromkeys(paths)}
+    return _digests(paths, context)
+
+
+def _digests(paths: list[Path], context: Context) -> dict[str, str]:
+    return {_name(path, context.project): _digest(path, context) for path in paths}
+
+
+def _digest(path: Path, context: Context) -> str:
+    try:
+        return context.store.sources.sha256(path)
+    except OSError as error:  # it was there when the YAML was checked, or an ONNX file says that it is
+        raise UserCodeError(f"{path} cannot be read: {error.strerror}", "put it back, or let it be read") from error
 
 
 def _name(path: Path, project: Path) -> str:

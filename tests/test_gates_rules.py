@@ -1,0 +1,121 @@
+"""The rules by which a result passes or fails."""
+
+import math
+
+import pytest
+from pydantic import ValidationError
+
+from tasks.core.config import EngineConfig, GatesConfig, MetricConfig, PrecisionConfig
+from tasks.core.config_sections import PrecisionKind
+from tasks.core.metrics import UNBOUNDED, OutputError
+from tasks.gates import DEFAULT_METRIC_DROP, Score, judge_metric, judge_parity
+from tasks.target import Target
+
+EXACT = OutputError(max_abs_error=0, rel_l2=0, cosine=1)
+# Beyond the usual bounds of fp32 (1e-4), within those of fp16 (1e-2).
+HALF = OutputError(max_abs_error=0.01, rel_l2=1e-3, cosine=0.9999)
+NAN = OutputError(max_abs_error=UNBOUNDED, rel_l2=UNBOUNDED, cosine=0, finite=False)
+RISING = MetricConfig(function="user:top1")
+FALLING = MetricConfig(function="user:loss", higher_is_better=False)
+
+
+def target(kind: PrecisionKind = "fp32", name: str = "", engine: str = "ort") -> Target:
+    return Target(
+        engine=EngineConfig(runtime="onnxruntime", name=engine), precision=PrecisionConfig(kind=kind, name=name or kind)
+    )
+
+
+def gates(**parity: dict[str, float]) -> GatesConfig:
+    return GatesConfig.model_validate({"parity": parity})
+
+
+@pytest.mark.parametrize("metric", [True, False])
+def test_nan_fails_whatever_else_holds(metric: bool) -> None:
+    loose = gates(fp32={"cosine": -1.0})
+    for chosen in (GatesConfig(), loose):
+        verdict = judge_parity(target(), chosen, NAN, metric=metric)
+        assert verdict.status == "failed"
+        assert verdict.reason == "parity: the outputs hold NaN or Inf"
+
+
+def test_without_gates_the_bounds_of_the_precision_decide() -> None:
+    assert judge_parity(target("fp16"), GatesConfig(), HALF, metric=False).status == "passed"
+    verdict = judge_parity(target("fp32"), GatesConfig(), HALF, metric=False)
+    assert verdict.status == "failed"
+    assert verdict.reason == "parity (default bounds of fp32): rel_l2 0.001 is above 0.0001"
+
+
+def test_a_metric_outranks_the_usual_bounds_and_both_are_told() -> None:
+    verdict = judge_parity(target("fp32"), GatesConfig(), HALF, metric=True)
+    assert verdict.status == "passed"
+    assert "rel_l2 0.001 is above 0.0001" in verdict.reason
+    assert "its metric decides" in verdict.reason
+
+
+def test_a_declared_bound_fails_even_beside_a_metric() -> None:
+    verdict = judge_parity(target(), gates(fp32={"rel_l2": 1e-6}), HALF, metric=True)
+    assert (verdict.status, verdict.reason) == ("failed", "parity: rel_l2 0.001 is above 1e-06")
+
+
+def test_a_declared_bound_replaces_the_usual_ones() -> None:
+    assert judge_parity(target(), gates(fp32={"cosine": 0.9}), HALF, metric=False).status == "passed"
+
+
+def test_an_impossible_bound_fails_what_is_not_exact_and_passes_what_is() -> None:
+    impossible = gates(fp32={"rel_l2": 0.0})
+    assert judge_parity(target(), impossible, HALF, metric=False).status == "failed"
+    assert judge_parity(target(), impossible, EXACT, metric=False).status == "passed"
+
+
+@pytest.mark.parametrize(
+    ("parity", "status"),
+    [
+        ({"ort/mine": {"rel_l2": 1.0}, "mine": {"rel_l2": 0.0}, "fp32": {"rel_l2": 0.0}}, "passed"),
+        ({"ort/mine": {"rel_l2": 0.0}, "mine": {"rel_l2": 1.0}, "fp32": {"rel_l2": 1.0}}, "failed"),
+        ({"mine": {"rel_l2": 1.0}, "fp32": {"rel_l2": 0.0}}, "passed"),
+        ({"fp32": {"rel_l2": 0.0}}, "failed"),
+        ({"other/mine": {"rel_l2": 0.0}, "fp16": {"rel_l2": 0.0}, "fp32": {"rel_l2": 1.0}}, "passed"),
+    ],
+)
+def test_a_gate_is_found_by_id_then_by_name_then_by_kind(parity: dict[str, dict[str, float]], status: str) -> None:
+    assert judge_parity(target(name="mine"), gates(**parity), HALF, metric=False).status == status
+
+
+def test_what_a_result_may_lose_against_the_source() -> None:
+    at_the_edge = judge_metric(GatesConfig(metric_drop=0.25), RISING, Score(engine=0.5, source=0.75))
+    assert at_the_edge.status == "passed"
+    assert at_the_edge.reason == "metric 0.5 (source 0.75)"
+    beyond = judge_metric(GatesConfig(metric_drop=0.125), RISING, Score(engine=0.5, source=0.75))
+    assert beyond.status == "failed"
+    assert beyond.reason == "metric: 0.5 against the source's 0.75: it lost 0.25, 0.125 is allowed"
+
+
+def test_a_metric_that_should_fall_loses_by_rising() -> None:
+    chosen = GatesConfig(metric_drop=0.125)
+    assert judge_metric(chosen, FALLING, Score(engine=1.0, source=0.5)).status == "failed"
+    assert judge_metric(chosen, FALLING, Score(engine=0.5, source=1.0)).status == "passed"
+
+
+def test_a_result_that_is_better_than_the_source_passes() -> None:
+    assert judge_metric(GatesConfig(metric_drop=0.0), RISING, Score(engine=0.9, source=0.8)).status == "passed"
+
+
+def test_one_hundredth_may_be_lost_where_nothing_is_said() -> None:
+    assert DEFAULT_METRIC_DROP == 0.01
+    assert judge_metric(GatesConfig(), RISING, Score(engine=0.9875, source=0.99)).status == "passed"
+    assert judge_metric(GatesConfig(), RISING, Score(engine=0.97, source=0.99)).status == "failed"
+
+
+def test_floor_and_ceiling_hold_however_the_source_does() -> None:
+    floor = MetricConfig(function="user:top1", min=0.95)
+    verdict = judge_metric(GatesConfig(metric_drop=1.0), floor, Score(engine=0.94, source=0.94))
+    assert (verdict.status, verdict.reason) == ("failed", "metric: 0.94 is below its minimum 0.95")
+    ceiling = MetricConfig(function="user:loss", higher_is_better=False, max=0.5)
+    verdict = judge_metric(GatesConfig(metric_drop=1.0), ceiling, Score(engine=0.75, source=0.75))
+    assert (verdict.status, verdict.reason) == ("failed", "metric: 0.75 is above its maximum 0.5")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_score_that_is_no_number_cannot_be_judged(value: float) -> None:
+    with pytest.raises(ValidationError):
+        Score(engine=value, source=0.5)
