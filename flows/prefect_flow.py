@@ -53,13 +53,13 @@ class TaskSubmit:
         journal.planned(name, subject)
         results = list(_results(args))
 
-        def run(*values: object) -> "R | State[R]":
+        def run(*values: object) -> R:
             resolved = dict(zip(map(id, results), values, strict=True))
             try:
                 return run_step(journal, step, subject, lambda: [_filled(arg, resolved) for arg in args])
             except TrtflowError as error:
                 # As a state and not as an exception: its message says it all, and Prefect logs no traceback.
-                return Failed(message=str(error), data=error)
+                return cast("R", Failed(message=str(error), data=error))
 
         task = prefect.Task(
             fn=run,

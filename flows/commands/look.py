@@ -45,7 +45,7 @@ def _list(config: Config, root: Path, options: Options) -> int:
 
 def _print(rows: list[dict[str, str | None]]) -> None:
     blank = {"last_run": "never run", "status": "", "promoted": "nothing"}
-    lines = [("pipeline", "last run", "status", "promoted")]
+    lines: list[tuple[str, ...]] = [("pipeline", "last run", "status", "promoted")]
     lines += [tuple(value or blank[name] for name, value in row.items()) for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:

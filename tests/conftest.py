@@ -1,0 +1,70 @@
+"""What the tests of the commands look at: projects that were run once for all of them."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flows import cli
+from tests.commands import BAD, TINY, Call, Said, fresh, fresh_torch
+from tests.projects import Project
+
+
+@pytest.fixture(autouse=True)
+def _no_server() -> Iterator[None]:
+    """A server that happens to run here is not told of the tests' runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PREFECT_API_URL", raising=False)
+        yield
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    def command(project: Project, *arguments: str) -> Said:
+        capsys.readouterr()
+        code = cli.run(["-f", str(project.folder / "pipelines.yaml"), *arguments])
+        printed = capsys.readouterr()
+        return Said(code, printed.out, printed.err)
+
+    return command
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Project:
+    """A project that was never run."""
+    return fresh(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """`tiny` passed and is promoted, `bad` failed; not to be changed."""
+    project = fresh(tmp_path_factory.mktemp("once") / "project")
+    project.write(tiny=TINY, bad=BAD)
+    finished = project.run("run", "--json")
+    assert (finished.runs["tiny"].status, finished.runs["bad"].status) == ("passed", "failed"), finished.stderr
+    assert finished.code == 1
+    return project
+
+
+@pytest.fixture
+def done(once: Project, tmp_path: Path) -> Project:
+    """A copy of what was run once, to change."""
+    shutil.copytree(once.folder, tmp_path / "project")
+    return Project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def torch_once(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """`net`, a torch module, passed and is promoted; not to be changed."""
+    project = fresh_torch(tmp_path_factory.mktemp("torch") / "project")
+    finished = project.run("run", "--json")
+    assert finished.runs["net"].status == "passed", finished
+    return project
+
+
+@pytest.fixture
+def torch_done(torch_once: Project, tmp_path: Path) -> Project:
+    """A copy of what was run once, to change."""
+    shutil.copytree(torch_once.folder, tmp_path / "torch")
+    return Project(tmp_path / "torch")

@@ -1,0 +1,192 @@
+"""What `gc` removes, and what it must not."""
+
+import os
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import onnx
+import pytest
+
+from tasks.core.store import Store, read_report
+from tests.commands import SOURCE, TINY, Call, fresh, tree
+from tests.projects import Project, wait_until
+
+# A source whose data waits for a file: its run can be looked at while it is at work.
+WAITING = """
+import pathlib, time
+import numpy as np
+
+folder = pathlib.Path("{folder}")
+
+def samples():
+    (folder / "waiting").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.01)
+    yield {{"x": np.ones((2, 4), np.float32)}}, {{}}
+"""
+
+
+def artifacts(project: Project) -> set[str]:
+    folders = project.store.glob("tiny/*/[!.]*")
+    return {f"{path.parent.name}/{path.name}" for path in folders if (path / "report.json").is_file()}
+
+
+def with_seconds(project: Project, seconds: float) -> None:
+    project.write(tiny={**TINY, "benchmark": {"seconds": seconds, "baselines": False}})
+
+
+def retrain(project: Project, call: Call) -> None:
+    """Run with another model, from which everything else is made anew."""
+    file = project.folder / "linear.onnx"
+    model = onnx.load(file)
+    model.graph.name = "retrained"
+    onnx.save(model, file)
+    assert call(project, "run", "tiny", "--json").code == 0
+
+
+def age(project: Project, call: Call) -> str:
+    """Make the benchmark of the first run one that only that run needs; gives its folder."""
+    (old,) = (project.store / "tiny" / "benchmark").iterdir()
+    with_seconds(project, 0.03)
+    assert call(project, "run", "tiny", "--json").code == 0
+    return f"tiny/benchmark/{old.name}"
+
+
+def test_what_the_newest_runs_need_stays_and_the_rest_goes(done: Project, call: Call) -> None:
+    first = done.record("tiny").outcome.run
+    old = age(done, call)
+    before = artifacts(done)
+    told = call(done, "gc", "tiny", "--keep-runs", "1", "--json").json
+    assert set(told) == {"removed", "freed_bytes", "in_use", "dry_run"}
+    assert set(told["removed"]) == {old, f"tiny/runs/{first}"}
+    assert told["freed_bytes"] > 0
+    assert artifacts(done) == before - {old.removeprefix("tiny/")}
+    assert not done.left_over()
+    assert call(done, "plan", "tiny").out.startswith("tiny: 14 steps, 13 cached")
+
+
+def test_within_the_kept_runs_nothing_goes(done: Project, call: Call) -> None:
+    age(done, call)
+    before = tree(done.store)
+    assert call(done, "gc", "--keep-runs", "2", "--json").json["removed"] == []
+    assert tree(done.store) == before
+
+
+def test_a_dry_run_names_what_would_go_and_removes_nothing(done: Project, call: Call) -> None:
+    age(done, call)
+    before = tree(done.store)
+    dry = call(done, "gc", "--keep-runs", "1", "--dry-run", "--json").json
+    assert tree(done.store) == before
+    wet = call(done, "gc", "--keep-runs", "1", "--json").json
+    assert (dry["removed"], dry["freed_bytes"]) == (wet["removed"], wet["freed_bytes"])
+    assert (dry["dry_run"], wet["dry_run"]) == (True, False)
+
+
+def test_what_was_promoted_stays_with_all_that_it_was_made_from(done: Project, call: Call) -> None:
+    engine = done.record("tiny").outcome.promoted
+    assert engine is not None
+    retrain(done, call)
+    assert call(done, "gc", "tiny", "--keep-runs", "1", "--json").json["removed"]
+    kept = {name.partition("/")[0] for name in artifacts(done)}
+    assert kept == {*("inspect", "data", "export", "fold", "judge", "quantize", "build", "parity", "benchmark")}
+    needed = [f"tiny/build/{engine.key[:20]}"]
+    for name in needed:
+        needed += read_report(done.store / name).recipe.lineage  # raises where it is gone
+    assert {name.split("/")[1] for name in needed} == {"build", "quantize", "fold", "export", "data"}
+
+
+def test_what_a_killed_run_left_goes(done: Project, call: Call) -> None:
+    (done.store / "tiny" / "runs" / "20200101T000000.000Z-000000").mkdir()
+    (done.store / "tiny" / "data" / ".0123456789abcdef0123.partial").mkdir()
+    told = call(done, "gc", "--json").json
+    assert told["removed"] == ["tiny/runs/20200101T000000.000Z-000000"]
+    assert not done.left_over()
+
+
+def test_a_record_of_another_version_stays_while_it_is_new(done: Project, call: Call) -> None:
+    for name in ("99991231T000000.000Z-ffffff", "20200101T000000.000Z-000000"):
+        (done.store / "tiny" / "runs" / name).mkdir()
+        (done.store / "tiny" / "runs" / name / "run.json").write_text('{"schema_version": 7}')
+    assert call(done, "gc", "--keep-runs", "1", "--json").json["removed"] == ["tiny/runs/20200101T000000.000Z-000000"]
+
+
+def test_a_file_that_lives_on_under_another_name_frees_nothing(done: Project, call: Call) -> None:
+    old = done.store / age(done, call)
+    samples = (old / "samples.npz").stat().st_size
+    alone = call(done, "gc", "--keep-runs", "1", "--dry-run", "--json").json["freed_bytes"]
+    os.link(old / "samples.npz", done.folder / "samples.npz")
+    shared = call(done, "gc", "--keep-runs", "1", "--dry-run", "--json").json["freed_bytes"]
+    assert alone - shared == samples
+
+
+def test_an_index_whose_artifacts_are_gone_goes_too(done: Project, call: Call) -> None:
+    (index,) = (done.store / "tiny" / "data" / "index").iterdir()
+    done.write(tiny={**TINY, "dims": {"batch": {"min": 1, "opt": 3, "max": 4}}})
+    retrain(done, call)
+    shutil.rmtree(done.store / "tiny" / "promotions")
+    call(done, "gc", "--keep-runs", "1")
+    assert not index.exists()
+    assert len(list(index.parent.iterdir())) == 1
+
+
+def test_a_store_that_is_not_there_is_left_that_way(new: Project, call: Call) -> None:
+    assert call(new, "gc", "--json").json == {"removed": [], "freed_bytes": 0, "in_use": [], "dry_run": False}
+    assert not new.store.exists()
+
+
+def test_nothing_of_a_pipeline_goes_while_a_run_is_at_work_on_it(tmp_path: Path, call: Call) -> None:
+    project = fresh(tmp_path / "project")
+    (project.folder / "waiting.py").write_text(WAITING.format(folder=tmp_path))
+    project.write(tiny={**SOURCE, "data": {"evaluation": {"source": "waiting:samples"}}})
+    process = project.start("run", "--json")
+    try:
+        wait_until((tmp_path / "waiting").exists, process)
+        # `inspect` is made by now, and no run.json says that somebody needs it.
+        (made,) = artifacts(project)
+        for arguments in (("gc",), ("gc", "--dry-run")):
+            told = call(project, *arguments, "--keep-runs", "1", "--json").json
+            assert (told["in_use"], told["removed"]) == (["tiny"], [])
+        assert "a run is at work on it" in call(project, "gc").err
+        assert artifacts(project) == {made}
+    finally:
+        (tmp_path / "go").touch()
+        finished = project.finish(process)
+    assert finished.code == 0, finished.stderr
+    told = call(project, "gc", "--json").json
+    assert (told["in_use"], told["removed"]) == ([], [])
+
+
+def test_a_run_that_begins_while_gc_is_at_work_waits_for_it(done: Project) -> None:
+    store = Store(done.store, done.folder)
+    with store.unused("tiny") as unused:
+        assert unused
+        process = done.start("run", "tiny", "--json")
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1.5)
+    assert done.finish(process).code == 0
+
+
+def test_two_runs_share_a_pipeline_and_both_keep_gc_away(done: Project) -> None:
+    store = Store(done.store, done.folder)
+    held = threading.Barrier(3)
+    let_go = threading.Event()
+
+    def run() -> None:
+        with store.in_use("tiny"):
+            held.wait(10)
+            let_go.wait(10)
+
+    runs = [threading.Thread(target=run) for _ in range(2)]
+    for thread in runs:
+        thread.start()
+    held.wait(10)
+    with store.unused("tiny") as unused:
+        assert not unused
+    let_go.set()
+    for thread in runs:
+        thread.join()
+    with store.unused("tiny") as unused:
+        assert unused
+    assert not done.left_over()
