@@ -151,7 +151,7 @@ def _speedup(row: _Row, against: list[str]) -> str:
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.2f}" if ratio < _TEN else f"{ratio:.3g}"
+    return f"{ratio:.2f}" if ratio < _TEN else f"{ratio:.1f}" if ratio < _WHOLE else f"{ratio:,.0f}"
 
 
 def _legend(rows: Sequence[_Row]) -> Iterator[str]:

@@ -65,7 +65,7 @@ class Observer:
     def _change(self, seen: Observation) -> str | None:
         match seen.kind:
             case "package":
-                found = version_of(seen.name)
+                found = version_of(seen.name) or ""
                 return None if found == seen.digest else f"{seen.name} {seen.digest} is now {found or 'not installed'}"
             case "absent":
                 there = os.path.exists(self._path(seen))  # noqa: PTH110 - no error where it may not be looked for

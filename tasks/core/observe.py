@@ -15,6 +15,7 @@ from types import CodeType, ModuleType
 from typing import Any, TypeAlias
 
 from tasks.core.digests import Fingerprint, fingerprint, sha256_file
+from tasks.core.environment import version_of
 from tasks.core.errors import UserCodeError
 from tasks.core.observations import listing_digest
 from tasks.core.report import Observation
@@ -128,14 +129,14 @@ def _module_files() -> Iterator[str]:
 def _packages() -> Iterator[Observation]:
     """Versions of the distributions that the loaded modules come from."""
     loaded = {name.partition(".")[0] for name in tuple(sys.modules)}
-    versions: dict[str, str] = {}
-    for distribution in importlib.metadata.distributions():
-        if not loaded.isdisjoint(_modules_of(distribution)):
-            metadata = distribution.metadata
-            versions.setdefault(metadata["Name"], metadata["Version"])  # the first on the path is the one in use
-    versions.pop("trtflow", None)
-    for name, version in sorted(versions.items()):
-        yield Observation(kind="package", name=name, digest=version)
+    names = {
+        found.metadata["Name"]
+        for found in importlib.metadata.distributions()
+        if not loaded.isdisjoint(_modules_of(found)) and (found.read_text("METADATA") or found.read_text("PKG-INFO"))
+    }
+    for name in sorted(names - {"trtflow"}):
+        # Asked for by name, as whoever checks it will: what an interrupted pip left has the name of what is there now.
+        yield Observation(kind="package", name=name, digest=version_of(name) or "")
 
 
 def _modules_of(distribution: importlib.metadata.Distribution) -> set[str]:

@@ -266,6 +266,23 @@ def test_module_that_could_hide_an_installed_one_is_seen(project: Project) -> No
     assert packages["pluggy"] == importlib.metadata.version("pluggy")
 
 
+def test_what_an_interrupted_installation_left_is_not_taken_for_what_is_installed(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = project.folder / "site-packages"
+    for folder, version in (("~hapes-0.9", "0.9"), ("shapes-1.0", "1.0"), ("~ones-1", "")):
+        info = packages / f"{folder}.dist-info"
+        info.mkdir(parents=True)
+        (info / "RECORD").write_text("shapes.py,,\n")
+        if version:
+            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: shapes\nVersion: {version}\n")
+    (packages / "shapes.py").touch()
+    reply = project.collect(f"import sys; sys.path.append({str(packages)!r}); import shapes")
+    monkeypatch.syspath_prepend(str(packages))
+    (seen,) = (found for found in reply.observed if (found.kind, found.name) == ("package", "shapes"))
+    assert seen.digest == importlib.metadata.version("shapes")
+
+
 @pytest.mark.parametrize(
     "act",
     [

@@ -12,7 +12,9 @@ from tests.projects import Project
 @pytest.mark.parametrize(
     "arguments", [("--json", "list"), ("list", "--json"), ("--json", "list", "--debug"), ("--debug", "list", "--json")]
 )
-def test_shared_options_stand_before_or_after_the_command(once: Project, call: Call, arguments: tuple[str, ...]) -> None:
+def test_shared_options_stand_before_or_after_the_command(
+    once: Project, call: Call, arguments: tuple[str, ...]
+) -> None:
     assert [row["pipeline"] for row in call(once, *arguments).json["pipelines"]] == ["tiny", "bad"]
 
 
@@ -86,7 +88,9 @@ def test_a_failed_run_has_the_same_fields(once: Project, call: Call) -> None:
     ],
     ids=" ".join,
 )
-def test_every_command_prints_one_object_and_nothing_else(done: Project, call: Call, arguments: tuple[str, ...]) -> None:
+def test_every_command_prints_one_object_and_nothing_else(
+    done: Project, call: Call, arguments: tuple[str, ...]
+) -> None:
     said = call(done, "--json", *(_with_key(done, argument) for argument in arguments))
     assert said.json
     assert said.code == 0

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.commands import BAD, TINY, fresh
+from tests.commands import BAD, TINY
 from tests.projects import ROOT, Project
 
 STEPS = {
@@ -89,8 +89,8 @@ def task_runs(url: str, flow: dict[str, Any], count: int) -> dict[str, dict[str,
 
 
 @pytest.mark.slow
-def test_a_real_server_sees_the_flow_and_each_step(api: str, tmp_path: Path) -> None:
-    project = fresh(tmp_path / "project")
+def test_a_real_server_sees_the_flow_and_each_step(api: str, done: Project, tmp_path: Path) -> None:
+    project = done  # most steps are cached: what they make is not the point
     project.write(tiny={**TINY, **TWIN}, bad={**BAD, **TWIN, **GATE})
     told = ("env", f"PREFECT_API_URL={api}", f"PREFECT_HOME={tmp_path / 'home'}")
 

@@ -51,9 +51,7 @@ def test_what_an_onnx_source_gave_comes_out_again(once: Project, call: Call, ste
         ("evaluate", {"outputs.safetensors"}),
     ],
 )
-def test_what_a_torch_source_gave_comes_out_again(
-    torch_once: Project, call: Call, step: str, files: set[str]
-) -> None:
+def test_what_a_torch_source_gave_comes_out_again(torch_once: Project, call: Call, step: str, files: set[str]) -> None:
     assert same(torch_once, call, artifact(torch_once, "net", step, holding=min(files))) == files
 
 
