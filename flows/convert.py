@@ -91,7 +91,8 @@ def _default_precisions(*, quantized: bool) -> tuple[PrecisionConfig, ...]:
     """A graph that holds Q/DQ is its own precision; any other gets those that need no calibration."""
     if quantized:
         return (PrecisionConfig(kind="typed", name="typed"),)
-    return (PrecisionConfig(kind="fp32", name="fp32"), PrecisionConfig(kind="fp16", name="fp16"))
+    half = PrecisionConfig(kind="fp16", name="fp16", optional=True)  # nobody asked for it: it must not fail the run
+    return (PrecisionConfig(kind="fp32", name="fp32"), half)
 
 
 def convert(context: Context, submit: Submit) -> Findings:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # AutoCast keeps a node in fp32 where real data drives it above its limit; a few batches show the range.
 RANGE_BATCHES = 8
+_MESSAGE_LENGTH = 300
 
 
 class CastRequest(Frozen):
@@ -35,33 +36,54 @@ class TypedMetrics(Frozen):
     casts: int
     quantize_nodes: int
     low_precision_initializers: int
+    low_precision_casts: int
+
+    @property
+    def lowered(self) -> int:
+        """How much of the graph is in a lower precision; a graph may hold other casts of its own."""
+        return self.low_precision_initializers + self.low_precision_casts
 
 
 def cast_graph(request: CastRequest) -> TypedMetrics:
     """Write the typed model.onnx; inputs and outputs keep their dtypes."""
     import onnx
+
+    source = typed_metrics(load_graph(request.model))
+    model = _cast(request)
+    del model.graph.value_info[:]  # AutoCast leaves entries that contradict the graph, and sessions then fail
+    typed = typed_metrics(model)
+    if typed.lowered <= source.lowered:
+        raise StepError(
+            f"{request.kind} changed nothing: every node stayed in fp32", "take it out of `precisions`, or exclude less"
+        )
+    external = bool(source.facts.external_files)
+    path, data = request.folder / "model.onnx", "model.onnx.data" if external else None
+    onnx.save_model(model, str(path), save_as_external_data=external, location=data)
+    return typed
+
+
+def _cast(request: CastRequest) -> "onnx.ModelProto":
     from modelopt.onnx.autocast import convert_to_mixed_precision
 
     private = request.folder / "scratch" / "source"  # ModelOpt may write to its input
     shutil.copytree(request.model.parent, private, ignore=shutil.ignore_patterns("*.json", ".*"))
-    model = convert_to_mixed_precision(
-        str(private / request.model.name),
-        low_precision_type=request.kind,
-        keep_io_types=True,
-        nodes_to_exclude=list(request.exclude_nodes),
-        op_types_to_exclude=list(request.exclude_op_types),
-        calibration_data=str(_range_data(request)),
-    )
-    del model.graph.value_info[:]  # AutoCast leaves entries that contradict the graph, and sessions then fail
-    typed = typed_metrics(model)
-    if typed.low_precision_initializers == 0 and typed.casts == 0:
-        raise StepError(
-            f"{request.kind} changed nothing: every node stayed in fp32", "take it out of `precisions`, or exclude less"
+    try:
+        model: onnx.ModelProto = convert_to_mixed_precision(
+            str(private / request.model.name),
+            low_precision_type=request.kind,
+            keep_io_types=True,
+            nodes_to_exclude=list(request.exclude_nodes),
+            op_types_to_exclude=list(request.exclude_op_types),
+            calibration_data=str(_range_data(request)),
         )
-    path = request.folder / "model.onnx"
-    external = bool(read_facts(load_graph(request.model)).external_files)
-    onnx.save_model(model, str(path), save_as_external_data=external, location="model.onnx.data" if external else None)
-    return typed
+    except Exception as error:
+        said = " ".join(str(error).split())[:_MESSAGE_LENGTH]
+        raise StepError(
+            f"AutoCast cannot cast this graph to {request.kind}: {type(error).__name__}: {said}",
+            f"leave {request.kind} out of `precisions`, or let the run pass without it: "
+            f"{{{request.kind}: {{optional: true}}}}",
+        ) from error
+    return model
 
 
 def _range_data(request: CastRequest) -> Path:
@@ -89,4 +111,10 @@ def typed_metrics(model: "onnx.ModelProto") -> TypedMetrics:
         casts=facts.operators.get("Cast", 0),
         quantize_nodes=facts.operators.get("QuantizeLinear", 0),
         low_precision_initializers=sum(tensor.data_type in low for tensor in model.graph.initializer),
+        low_precision_casts=sum(_casts_to(node) in low for node in model.graph.node),
     )
+
+
+def _casts_to(node: "onnx.NodeProto") -> int | None:
+    """The type that a Cast node gives, None for any other node."""
+    return next((attribute.i for attribute in node.attribute if attribute.name == "to"), None)

@@ -47,22 +47,28 @@ def inspect_onnx(request: InspectRequest) -> GraphFacts:
         )
     for name, tensor in facts.inputs.items():
         _check_input(name, tensor)
+    for name, tensor in facts.outputs.items():
+        _check_type(f"output {name!r}", tensor)
     return facts
 
 
 def _check_input(name: str, tensor: TensorFacts) -> None:
     """Raise UserCodeError for an input that no feeds can be made for."""
-    known: tuple[str, ...] = get_args(Dtype)
-    if tensor.dtype not in known:
-        raise UserCodeError(
-            f"input {name!r} is of type {'string' if tensor.dtype == 'object' else tensor.dtype}; "
-            f"inputs can be {', '.join(known)}",
-            "convert it inside the model",
-        )
+    _check_type(f"input {name!r}", tensor)
     if any(isinstance(size, int) and size < 1 for size in tensor.shape):
         raise UserCodeError(
             f"input {name!r} has the shape {list(tensor.shape)}: it has no elements",
             "export it with its real sizes, or with named dims",
+        )
+
+
+def _check_type(what: str, tensor: TensorFacts) -> None:
+    """Raise UserCodeError for a type that numpy, and so parity, does not have."""
+    known: tuple[str, ...] = get_args(Dtype)
+    if tensor.dtype not in known:
+        raise UserCodeError(
+            f"{what} is of type {'string' if tensor.dtype == 'object' else tensor.dtype}; it can be {', '.join(known)}",
+            "convert it inside the model",
         )
 
 

@@ -118,7 +118,7 @@ def takes_names(module: "torch.nn.Module", inputs: tuple[str, ...]) -> bool:
 def output_names(
     module: "torch.nn.Module", example: "Mapping[str, torch.Tensor]", source: TorchSource
 ) -> tuple[str, ...]:
-    """Run the module once and name what it returns: by the YAML, else by its keys, else output, output_0, ..."""
+    """Run the module once and name what it returns: a dict by its keys, else by the YAML, else output_0, ..."""
     import torch
 
     by_name = takes_names(module, source.inputs)
@@ -138,7 +138,12 @@ def output_names(
             f"{source.factory} has {len(names)} outputs ({', '.join(names)}), {len(source.outputs)} are named",
             "give one name for each output",
         )
-    return source.outputs or names
+    if isinstance(result, Mapping) and source.outputs and set(source.outputs) != set(names):
+        raise UserCodeError(
+            f"{source.factory} returns a dict with the keys {', '.join(names)}, not {', '.join(source.outputs)}",
+            "use its keys, or leave `outputs` out",
+        )
+    return names if isinstance(result, Mapping) else source.outputs or names
 
 
 def _flatten(value: object, name: str) -> list[tuple[str, object]]:
