@@ -50,7 +50,10 @@ HOST_LOCK = {"trtflow.lock", "trtflow.turnstile"}
 
 
 class Kill(TypedDict):
-    """One kill and the run after it; `complete` counts the artifacts that were there before that run."""
+    """One kill and the run after it; `complete` counts the artifacts that were there before that run.
+
+    `load` is the host's load average behind it: what else ran there shows in `rerun_s`.
+    """
 
     moment_s: float
     scope: str
@@ -61,6 +64,7 @@ class Kill(TypedDict):
     cached_in_rerun: int
     made_in_rerun: int
     rerun_s: float
+    load: float
 
 
 class Race(TypedDict):
@@ -265,6 +269,7 @@ def kill(arena: Arena, plan: Plan) -> Kill:
         "cached_in_rerun": len(_folders(outcome, cached=True)) if outcome else 0,
         "made_in_rerun": len(made),
         "rerun_s": round(seconds, 2),
+        "load": round(os.getloadavg()[0], 1),
     }
     print(plan.name, json.dumps(found), file=sys.stderr)
     return found

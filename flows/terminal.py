@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _REFRESH_SECONDS = 0.2
+_WORTH_TELLING_SECONDS = 1.0
 # A log or a pipe has no width: lines are not broken there.
 _LOG_COLUMNS = 200
 
@@ -27,6 +28,7 @@ class Progress:
         self._quiet = quiet
         self._live = not quiet and sys.stderr.isatty()
         self._working: dict[tuple[str, str], StepEntry] = {}
+        self._computed: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._refresh, daemon=True)
@@ -50,13 +52,15 @@ class Progress:
             return
         with self._lock:
             name = (entry.step, entry.subject)
-            if entry.state == "computing":
+            if entry.state in ("running", "computing"):
                 self._working[name] = entry
-                if not self._live:
-                    self._write(f"  ...    {self._label(entry)}\n")
+                if entry.state == "computing":
+                    self._computed.add(name)
+                    self._write("" if self._live else f"  ...    {self._label(entry)}\n")
                 return
-            worked = self._working.pop(name, None) is not None
-            if entry.state in ("made", "failed") and (worked or entry.state == "failed"):
+            self._working.pop(name, None)
+            if entry.state == "failed" or (entry.state == "made" and name in self._computed):
+                self._computed.discard(name)  # told once
                 what = f"{entry.seconds:6.1f} s" if entry.state == "made" else "  failed"
                 self._write(f"{self._clear()}{what} {self._label(entry)}{f': {entry.error}' if entry.error else ''}\n")
 
@@ -69,17 +73,20 @@ class Progress:
     def _refresh(self) -> None:
         while not self._ended.wait(_REFRESH_SECONDS):
             with self._lock:
-                working = [
-                    f"{entry.step} {entry.subject}".strip() + f" {entry.seconds:.0f} s"
-                    for entry in self._working.values()
-                ]
-                self._write(
-                    f"\r\x1b[K  {self._pipeline}: {' | '.join(working)}"[: _columns()] if working else "\r\x1b[K"
-                )
+                working = " | ".join(filter(None, map(_at_work, self._working.values())))
+                self._write(f"\r\x1b[K  {self._pipeline}: {working}"[: _columns()] if working else "\r\x1b[K")
 
     def _write(self, text: str) -> None:
         sys.stderr.write(text)
         sys.stderr.flush()
+
+
+def _at_work(entry: StepEntry) -> str:
+    """What a step is doing; one that looks for its artifact is not worth a word, one that waits is."""
+    name = f"{entry.step} {entry.subject}".strip()
+    if entry.state == "computing":
+        return f"{name} {entry.seconds:.0f} s"
+    return f"{name} waits {entry.seconds:.0f} s" if entry.seconds > _WORTH_TELLING_SECONDS else ""
 
 
 def _columns() -> int:

@@ -4,10 +4,12 @@ from pathlib import Path
 
 from tasks.context import Context, Work, params
 from tasks.core.config import OnnxModel, PipelineConfig
+from tasks.core.config_checks import point_problems
 from tasks.core.errors import ConfigError, Where
 from tasks.core.report import Artifact
 from tasks.core.signature import InputSpec, Signature
 from tasks.core.store import Made
+from tasks.core.yaml_source import dotted
 from tasks.homes import ONNX
 from tasks.sources.declared import declared_files
 from tasks.sources.onnx_graph import GraphFacts
@@ -60,6 +62,8 @@ def signature_of(name: str, config: PipelineConfig, facts: GraphFacts | None) ->
             "correct the names",
             Where(path=f"{place}.dims"),
         )
+    for problem in point_problems(config.dims, config.benchmark, config.promote):
+        raise ConfigError(problem.message, problem.cure, Where(path=f"{place}.{dotted(problem.path)}"))
     return Signature(inputs=inputs, dims=config.dims)
 
 
@@ -72,7 +76,7 @@ def _check_declared(facts: GraphFacts, declared: dict[str, InputSpec], place: st
                 "correct the name, or leave `inputs` out: they are read from the graph",
                 Where(path=f"{place}.inputs.{key}"),
             )
-        if tensor.dtype != spec.dtype or len(tensor.shape) != len(spec.shape):
+        if tensor.dtype != spec.dtype or tensor.shape != spec.shape:
             raise ConfigError(
                 f"input {key!r} is declared as {spec.dtype} {list(spec.shape)}; in the graph it is "
                 f"{tensor.dtype} {list(tensor.shape)}",

@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
+from flows import cli
 from tests.projects import FLOAT, INT64, QUICK, Finished, Project, graph, linear, value
 
 # Of each bad file: the step that finds it, a part of the message and of the cure.
@@ -32,10 +33,16 @@ BAD = {
     "short": ("export", "short.onnx does not run: opening model.onnx failed", "export it again"),
     "shapes": ("export", "Incompatible dimensions for matrix multiplication", "export it again"),
 }
-# Wrong in the YAML, which only the graph could tell: message and cure.
+# Wrong in the YAML, which only the graph could tell: path, message and cure.
 REFUSED = {
-    "dynamic": ("the graph has the dynamic dims ['batch']", "`dims: {batch: {min: 1, opt: 8, max: 32}}`"),
-    "integers": ("integer input 'x' would have to be generated", "give its `range: [lowest, highest]`"),
+    "dynamic": ("", "the graph has the dynamic dims ['batch']", "`dims: {batch: {min: 1, opt: 8, max: 32}}`"),
+    "integers": ("", "integer input 'x' would have to be generated", "give its `range: [lowest, highest]`"),
+    "declared": (".inputs.x", "declared as float32 [3, 4]; in the graph it is float32 [2, 4]", "correct it"),
+    "point": (".benchmark.at[0].batch", "'batch' is no dim of this pipeline", "all its sizes are fixed"),
+}
+SECTIONS: dict[str, dict[str, object]] = {
+    "declared": {"inputs": {"x": {"dtype": "float32", "shape": [3, 4]}}},
+    "point": {"benchmark": {"at": [{"batch": 1}]}},
 }
 
 
@@ -83,6 +90,8 @@ def _write_files(folder: Path) -> None:
         "nothing": graph([helper.make_node("Relu", ["x"], ["y"])], [value("x", [0])], [value("y", [0])]),
         "shapes": misfit,
         "dynamic": linear("batch"),
+        "declared": linear(),
+        "point": linear(),
     }
     for name, model in models.items():
         onnx.save(model, folder / f"{name}.onnx")
@@ -99,7 +108,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture(scope="module")
 def ran(project: Project) -> Finished:
     names = [*BAD, *REFUSED, "good"]
-    project.write(**{name: {"model": {"onnx": f"{name}.onnx"}, **QUICK} for name in names})
+    project.write(**{name: {"model": {"onnx": f"{name}.onnx"}, **QUICK, **SECTIONS.get(name, {})} for name in names})
     return project.run("run", "--json")
 
 
@@ -125,19 +134,20 @@ def test_bad_files_do_not_harm_a_good_one(ran: Finished) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_graph_that_contradicts_the_yaml_is_told_with_its_line(project: Project, ran: Finished, name: str) -> None:
-    message, cure = REFUSED[name]
+def test_graph_that_contradicts_the_yaml_is_told_with_its_line(
+    project: Project, ran: Finished, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, message, cure = REFUSED[name]
     assert ran.runs[name].status == "failed"
     assert message in ran.engine(name).reason
     assert cure in ran.engine(name).reason
-    alone = project.run("run", "--json", name)
-    assert alone.code == 2
-    error = json.loads(alone.stdout)["error"]
+    assert cli.run(["run", "--json", "-f", str(project.folder / "pipelines.yaml"), name]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
     assert message in error["message"]
     assert cure in error["cure"]
-    assert error["path"] == f"pipelines.{name}"
-    lines = (project.folder / "pipelines.yaml").read_text().splitlines()
-    assert lines[error["line"] - 1].strip() in (f"{name}:", "model:")
+    assert error["path"] == f"pipelines.{name}{path}"
+    line = (project.folder / "pipelines.yaml").read_text().splitlines()[error["line"] - 1]
+    assert (path.rpartition(".")[2] or name) in line
 
 
 def test_weights_that_vanish_after_the_first_look_are_told(project: Project) -> None:

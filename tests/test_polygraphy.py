@@ -6,12 +6,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks.core.config import EngineConfig, GatesConfig, PrecisionConfig
 from tasks.core.store import read_report
-from tasks.core.tensors import Tensors, load_batches, save_batches
+from tasks.core.tensors import load_batches, save_batches
 from tasks.gates import judge_parity
 from tasks.homes import ONNX
 from tasks.runtimes.isolate import Workers
@@ -19,6 +21,7 @@ from tasks.runtimes.judge import Hop, HopsRequest, compare_hops
 from tasks.target import Target
 from tests.projects import ROOT, Project
 
+FloatArray: TypeAlias = NDArray[np.float32]
 _TARGET = Target(
     engine=EngineConfig(runtime="onnxruntime", name="onnxruntime"), precision=PrecisionConfig(kind="fp32", name="fp32")
 )
@@ -46,24 +49,24 @@ def artifact(project: Project, step: str, subject: str = "") -> Path:
     return next(path.parent for path in reports if read_report(path.parent).subject == subject)
 
 
-def as_it_is(batch: Tensors) -> Tensors:
-    return batch
+def as_it_is(values: FloatArray) -> FloatArray:
+    return values
 
 
-def scaled(batch: Tensors) -> Tensors:
-    return {name: (1.05 * value).astype(value.dtype) for name, value in batch.items()}
+def scaled(values: FloatArray) -> FloatArray:
+    return values * np.float32(1.05)
 
 
-def shifted(batch: Tensors) -> Tensors:
-    return {name: value + np.float32(0.1) for name, value in batch.items()}
+def shifted(values: FloatArray) -> FloatArray:
+    return values + np.float32(0.1)
 
 
-def with_nan(batch: Tensors) -> Tensors:
-    return {name: np.where(value == value.max(), np.float32("nan"), value) for name, value in batch.items()}
+def with_nan(values: FloatArray) -> FloatArray:
+    return np.where(values == values.max(), np.float32("nan"), values)
 
 
-def swapped(batch: Tensors) -> Tensors:
-    return {name: np.ascontiguousarray(value[::-1]) for name, value in batch.items()}
+def swapped(values: FloatArray) -> FloatArray:
+    return np.ascontiguousarray(values[::-1])
 
 
 def test_verdicts_agree_on_a_good_engine_and_on_falsified_outputs(once: Project, tmp_path: Path) -> None:
@@ -87,12 +90,18 @@ def test_verdicts_agree_on_a_good_engine_and_on_falsified_outputs(once: Project,
     }
 
 
-def _judge(project: Project, workers: Workers, kept: Path, made: tuple[Callable[[Tensors], Tensors], Path]) -> bool:
+def _judge(
+    project: Project, workers: Workers, kept: Path, made: tuple[Callable[[FloatArray], FloatArray], Path]
+) -> bool:
     """Our own verdict on changed outputs, given by what the step itself calls; it also writes Polygraphy's files."""
     change, folder = made
     folder.mkdir()
     save_batches(
-        folder / "outputs.safetensors", [change(batch) for batch in load_batches(kept / "outputs.safetensors")]
+        folder / "outputs.safetensors",
+        [
+            {name: change(values.astype(np.float32)) for name, values in batch.items()}
+            for batch in load_batches(kept / "outputs.safetensors")
+        ],
     )
     source, data = artifact(project, "export"), artifact(project, "data")
     hop = Hop(actual=folder / "outputs.safetensors", expected=source / "golden_outputs.safetensors")

@@ -24,6 +24,10 @@ class Frozen(Net):
     def forward(self, x):
         return self.fc(x) if x.shape[0] == 4 else self.fc(-x)
 
+class Branching(Net):
+    def forward(self, x):
+        return self.fc(x) if x.shape[0] == 2 else self.fc(-x)
+
 class Fails(Net):
     def forward(self, x): raise ValueError("no way forward")
 
@@ -48,6 +52,7 @@ class Sentence(nn.Module):
 
 def net(): return Net()
 def frozen(): return Frozen()
+def branching(): return Branching()
 def fails(): return Fails()
 def misfit(): return Misfit()
 def two(): return Two()
@@ -77,6 +82,7 @@ FACTORIES = {
     "text": ("forward returned something else than tensors", "return a tensor"),
     "two": ("zoo:two has 2 outputs (output_0, output_1), 1 are named", "one name for each"),
     "frozen": ("input 'x' was exported with shape [4, 4], expected ['batch', 4]", "fixes that dim"),
+    "branching": ("the exported graph computes something else where batch = 2", "narrow `dims`"),
     "segfault": ("killed by SIGSEGV", "native code crashed"),
     "killed": ("killed by SIGKILL: most likely the system ran out of memory", "more memory"),
     "exits": ("zoo:exits called sys.exit(3)", "raise an error"),

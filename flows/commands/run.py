@@ -1,6 +1,7 @@
 """`trtflow run`."""
 
 import os
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -48,9 +49,9 @@ def command(parsed: Namespace, options: Options) -> int:
 
 def _placed(error: ConfigError, pipeline: str, options: Options) -> ConfigError:
     """Find the line of the YAML for an error that was found after it was read."""
-    keys = error.where.path.split(".") if error.where.path else []
-    keys = keys if keys[:1] == ["pipelines"] else ["pipelines", pipeline, *keys]
-    return ConfigError(error.message, error.cure, locate(options.file, keys))
+    path = error.where.path.removeprefix(f"pipelines.{pipeline}")
+    keys = [int(key) if key.isdigit() else key for key in re.findall(r"[^.\[\]]+", path)]
+    return ConfigError(error.message, error.cure, locate(options.file, ["pipelines", pipeline, *keys]))
 
 
 def _run_one(run: Run, workers: Workers, parsed: Namespace, options: Options) -> None:
@@ -62,7 +63,8 @@ def _run_one(run: Run, workers: Workers, parsed: Namespace, options: Options) ->
         print_outcome(outcome, run.folder)
     for note in run.notes:
         tell(f"{run.pipeline}: note: {note}")
-    if run.failure:
+    told = not options.json and any(engine.reason == run.failure for engine in outcome.engines)
+    if run.failure and not told:
         tell(f"{run.pipeline}: {run.failure}")
 
 

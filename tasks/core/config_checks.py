@@ -91,7 +91,8 @@ def _outside(path: tuple[str | int, ...], point: Point, dims: Dims | None) -> It
     for name, size in point.items() if dims is not None else ():
         dim = (dims or {}).get(name)
         if dim is None:
-            yield Problem(f"{name!r} is no dim of this pipeline", suggest(name, dims or {}), (*path, name))
+            cure = suggest(name, dims or {}) or "all its sizes are fixed: remove it"
+            yield Problem(f"{name!r} is no dim of this pipeline", cure, (*path, name))
         elif not dim.min <= size <= dim.max:
             cure = f"use {dim.min} to {dim.max}, or widen dims.{name}"
             yield Problem(f"{size} is outside the range of {name!r}", cure, (*path, name))

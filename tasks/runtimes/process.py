@@ -141,7 +141,8 @@ class Zygote:
             answer = decode_answer(self._control.recv(_CHUNK_BYTES))
         except TimeoutError:
             self._process.kill()
-            return self._failed(f"{self._python} did not import {modules} within {self._seconds:g} s")
+            message = f"{self._python} did not import {modules} within {self._seconds:g} s"
+            return self._failed(message, "raise the timeout")
         except (OSError, ValidationError):
             return self._start_failure()
         return answer.error if isinstance(answer, Failed) else None

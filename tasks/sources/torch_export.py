@@ -17,6 +17,7 @@ from tasks.core.tensors import Tensors, load_batches, save_batches
 from tasks.core.user_code import call_user
 from tasks.runtimes.torch_eager import TorchEagerSession
 from tasks.sources.onnx_graph import ExportReply, GraphFacts, read_facts
+from tasks.sources.torch_assumptions import check_assumptions
 from tasks.sources.torch_module import TorchSource, load_module, output_names, takes_names
 
 if TYPE_CHECKING:
@@ -46,10 +47,12 @@ def export_torch(request: TorchExportRequest) -> ExportReply:
         module = load_module(request.source)
         example = _example(request)
         names = output_names(module, example, request.source)
-        _export(module, request, example, names)
+        program = _export(module, request, example, names)
         _run_source(module, request, names)
     facts = _strip_and_read(request.folder / MODEL)
     _check(facts, request)
+    if program is not None and program.exported_program is not None:
+        check_assumptions(program.exported_program, request.source.inputs, request.signature)
     return ExportReply(facts=facts, observed=observations())
 
 
@@ -95,11 +98,11 @@ def _export(
     request: TorchExportRequest,
     example: "dict[str, torch.Tensor]",
     names: Sequence[str],
-) -> None:
+) -> "torch.onnx.ONNXProgram | None":
     printed = io.StringIO()  # a failing export prints hundreds of lines
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            _export_quietly(module, request, example, names)
+            return _export_quietly(module, request, example, names)
     except Exception as error:
         raise UserCodeError(
             f"{request.source.factory} cannot be exported to ONNX: {_root_cause(error)}",
@@ -113,13 +116,13 @@ def _export_quietly(
     request: TorchExportRequest,
     example: "dict[str, torch.Tensor]",
     names: Sequence[str],
-) -> None:
+) -> "torch.onnx.ONNXProgram | None":
     import torch
 
     by_name = takes_names(module, request.source.inputs)
     dynamo = request.exporter == "dynamo"
     dynamic = _dynamic_shapes(request)
-    torch.onnx.export(
+    return torch.onnx.export(
         module,
         () if by_name else tuple(example.values()),
         str(request.folder / MODEL),

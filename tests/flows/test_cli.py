@@ -32,8 +32,8 @@ def test_a_store_given_by_hand_is_used(once: Project, call: Call, tmp_path: Path
     assert None not in [row["last_run"] for row in rows]
 
 
-def test_run_prints_exactly_the_documented_fields(once: Project, call: Call) -> None:
-    said = call(once, "run", "tiny", "--json")
+def test_run_prints_exactly_the_documented_fields(done: Project, call: Call) -> None:
+    said = call(done, "run", "tiny", "--json")
     (run,) = said.json.pop("runs")
     assert set(said.json) == {"runs"}
     assert set(run) == {"pipeline", "status", "run", "seconds", "steps", "engines", "promoted"}
@@ -56,8 +56,8 @@ def test_run_prints_exactly_the_documented_fields(once: Project, call: Call) -> 
     assert set(run["promoted"]) == {"id", "key", "reason"}
 
 
-def test_a_failed_run_has_the_same_fields(once: Project, call: Call) -> None:
-    said = call(once, "run", "bad", "--json")
+def test_a_failed_run_has_the_same_fields(done: Project, call: Call) -> None:
+    said = call(done, "run", "bad", "--json")
     (run,) = said.json["runs"]
     assert (said.code, run["status"], run["promoted"]) == (1, "failed", None)
     (engine,) = run["engines"]

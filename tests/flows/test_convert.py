@@ -1,7 +1,5 @@
 """What a pipeline builds: each precision for each engine that wants it."""
 
-from typing import Any
-
 import pytest
 
 from flows.convert import targets
@@ -11,7 +9,7 @@ ORT = {"runtime": "onnxruntime"}
 REFERENCE = {"runtime": "reference"}
 
 
-def ids(*, quantized: bool = False, **sections: Any) -> list[str]:
+def ids(*, quantized: bool = False, **sections: object) -> list[str]:
     config = PipelineConfig.model_validate({"model": {"onnx": "m.onnx"}, **sections})
     return [target.id for target in targets(config, quantized=quantized)]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from tasks.core.store import Store, read_report
+from tasks.core.store import Store, artifact_of, read_report
 from tests.commands import SOURCE, TINY, Call, fresh, tree
 from tests.projects import Project, wait_until
 
@@ -33,68 +33,86 @@ def artifacts(project: Project) -> set[str]:
     return {f"{path.parent.name}/{path.name}" for path in folders if (path / "report.json").is_file()}
 
 
-def with_seconds(project: Project, seconds: float) -> None:
-    project.write(tiny={**TINY, "benchmark": {"seconds": seconds, "baselines": False}})
+def copied(project: Project, folder: Path) -> Project:
+    shutil.copytree(project.folder, folder)
+    return Project(folder)
 
 
-def retrain(project: Project, call: Call) -> None:
-    """Run with another model, from which everything else is made anew."""
-    file = project.folder / "linear.onnx"
-    model = onnx.load(file)
+@pytest.fixture(scope="module")
+def aged_once(once: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """What was run once, and then again with another benchmark: the first one is needed by the first run only."""
+    project = copied(once, tmp_path_factory.mktemp("aged") / "project")
+    project.write(tiny={**TINY, "benchmark": {"seconds": 0.03, "baselines": False}})
+    assert project.run("run", "tiny").code == 0
+    return project
+
+
+@pytest.fixture
+def aged(aged_once: Project, tmp_path: Path) -> Project:
+    return copied(aged_once, tmp_path / "aged")
+
+
+@pytest.fixture(scope="module")
+def retrained_once(once: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """What was run once, and then again with another model and other data, from which everything was made anew."""
+    project = copied(once, tmp_path_factory.mktemp("retrained") / "project")
+    model = onnx.load(project.folder / "linear.onnx")
     model.graph.name = "retrained"
-    onnx.save(model, file)
-    assert call(project, "run", "tiny", "--json").code == 0
+    onnx.save(model, project.folder / "linear.onnx")
+    project.write(tiny={**TINY, "dims": {"batch": {"min": 1, "opt": 3, "max": 4}}})
+    assert project.run("run", "tiny").code == 0
+    return project
 
 
-def age(project: Project, call: Call) -> str:
-    """Make the benchmark of the first run one that only that run needs; gives its folder."""
-    (old,) = (project.store / "tiny" / "benchmark").iterdir()
-    with_seconds(project, 0.03)
-    assert call(project, "run", "tiny", "--json").code == 0
-    return f"tiny/benchmark/{old.name}"
+@pytest.fixture
+def retrained(retrained_once: Project, tmp_path: Path) -> Project:
+    return copied(retrained_once, tmp_path / "retrained")
 
 
-def test_what_the_newest_runs_need_stays_and_the_rest_goes(done: Project, call: Call) -> None:
-    first = done.record("tiny").outcome.run
-    old = age(done, call)
-    before = artifacts(done)
-    told = call(done, "gc", "tiny", "--keep-runs", "1", "--json").json
+def first_benchmark(project: Project) -> str:
+    """The folder of the benchmark that only the first run needs."""
+    reports = [read_report(path.parent) for path in (project.store / "tiny" / "benchmark").glob("*/report.json")]
+    return artifact_of(min(reports, key=lambda report: report.started)).folder
+
+
+def test_what_the_newest_runs_need_stays_and_the_rest_goes(once: Project, aged: Project, call: Call) -> None:
+    first = once.record("tiny").outcome.run
+    old = first_benchmark(aged)
+    before = artifacts(aged)
+    told = call(aged, "gc", "tiny", "--keep-runs", "1", "--json").json
     assert set(told) == {"removed", "freed_bytes", "in_use", "dry_run"}
     assert set(told["removed"]) == {old, f"tiny/runs/{first}"}
     assert told["freed_bytes"] > 0
-    assert artifacts(done) == before - {old.removeprefix("tiny/")}
-    assert not done.left_over()
-    assert call(done, "plan", "tiny").out.startswith("tiny: 14 steps, 13 cached")
+    assert artifacts(aged) == before - {old.removeprefix("tiny/")}
+    assert not aged.left_over()
+    assert call(aged, "plan", "tiny").out.startswith("tiny: 14 steps, 13 cached")
 
 
-def test_within_the_kept_runs_nothing_goes(done: Project, call: Call) -> None:
-    age(done, call)
-    before = tree(done.store)
-    assert call(done, "gc", "--keep-runs", "2", "--json").json["removed"] == []
-    assert tree(done.store) == before
+def test_within_the_kept_runs_nothing_goes(aged: Project, call: Call) -> None:
+    before = tree(aged.store)
+    assert call(aged, "gc", "--keep-runs", "2", "--json").json["removed"] == []
+    assert tree(aged.store) == before
 
 
-def test_a_dry_run_names_what_would_go_and_removes_nothing(done: Project, call: Call) -> None:
-    age(done, call)
-    before = tree(done.store)
-    dry = call(done, "gc", "--keep-runs", "1", "--dry-run", "--json").json
-    assert tree(done.store) == before
-    wet = call(done, "gc", "--keep-runs", "1", "--json").json
+def test_a_dry_run_names_what_would_go_and_removes_nothing(aged: Project, call: Call) -> None:
+    before = tree(aged.store)
+    dry = call(aged, "gc", "--keep-runs", "1", "--dry-run", "--json").json
+    assert tree(aged.store) == before
+    wet = call(aged, "gc", "--keep-runs", "1", "--json").json
+    assert wet["removed"]
     assert (dry["removed"], dry["freed_bytes"]) == (wet["removed"], wet["freed_bytes"])
     assert (dry["dry_run"], wet["dry_run"]) == (True, False)
 
 
-def test_what_was_promoted_stays_with_all_that_it_was_made_from(done: Project, call: Call) -> None:
-    engine = done.record("tiny").outcome.promoted
+def test_what_was_promoted_stays_with_all_that_it_was_made_from(once: Project, retrained: Project, call: Call) -> None:
+    engine = once.record("tiny").outcome.promoted
     assert engine is not None
-    retrain(done, call)
-    assert call(done, "gc", "tiny", "--keep-runs", "1", "--json").json["removed"]
-    kept = {name.partition("/")[0] for name in artifacts(done)}
-    assert kept == {*("inspect", "data", "export", "fold", "judge", "quantize", "build", "parity", "benchmark")}
+    assert call(retrained, "gc", "tiny", "--keep-runs", "1", "--json").json["removed"]
     needed = [f"tiny/build/{engine.key[:20]}"]
     for name in needed:
-        needed += read_report(done.store / name).recipe.lineage  # raises where it is gone
+        needed += read_report(retrained.store / name).recipe.lineage  # raises where it is gone
     assert {name.split("/")[1] for name in needed} == {"build", "quantize", "fold", "export", "data"}
+    assert call(retrained, "plan", "tiny").out.startswith("tiny: 14 steps, 13 cached")
 
 
 def test_what_a_killed_run_left_goes(done: Project, call: Call) -> None:
@@ -112,23 +130,20 @@ def test_a_record_of_another_version_stays_while_it_is_new(done: Project, call: 
     assert call(done, "gc", "--keep-runs", "1", "--json").json["removed"] == ["tiny/runs/20200101T000000.000Z-000000"]
 
 
-def test_a_file_that_lives_on_under_another_name_frees_nothing(done: Project, call: Call) -> None:
-    old = done.store / age(done, call)
-    samples = (old / "samples.npz").stat().st_size
-    alone = call(done, "gc", "--keep-runs", "1", "--dry-run", "--json").json["freed_bytes"]
-    os.link(old / "samples.npz", done.folder / "samples.npz")
-    shared = call(done, "gc", "--keep-runs", "1", "--dry-run", "--json").json["freed_bytes"]
-    assert alone - shared == samples
+def test_a_file_that_lives_on_under_another_name_frees_nothing(aged: Project, call: Call) -> None:
+    samples = aged.store / first_benchmark(aged) / "samples.npz"
+    alone = call(aged, "gc", "--keep-runs", "1", "--dry-run", "--json").json["freed_bytes"]
+    os.link(samples, aged.folder / "samples.npz")
+    shared = call(aged, "gc", "--keep-runs", "1", "--dry-run", "--json").json["freed_bytes"]
+    assert alone - shared == samples.stat().st_size
 
 
-def test_an_index_whose_artifacts_are_gone_goes_too(done: Project, call: Call) -> None:
-    (index,) = (done.store / "tiny" / "data" / "index").iterdir()
-    done.write(tiny={**TINY, "dims": {"batch": {"min": 1, "opt": 3, "max": 4}}})
-    retrain(done, call)
-    shutil.rmtree(done.store / "tiny" / "promotions")
-    call(done, "gc", "--keep-runs", "1")
-    assert not index.exists()
-    assert len(list(index.parent.iterdir())) == 1
+def test_an_index_whose_artifacts_are_gone_goes_too(once: Project, retrained: Project, call: Call) -> None:
+    (old,) = (once.store / "tiny" / "data" / "index").iterdir()
+    shutil.rmtree(retrained.store / "tiny" / "promotions")
+    call(retrained, "gc", "--keep-runs", "1")
+    (left,) = (retrained.store / "tiny" / "data" / "index").iterdir()
+    assert left.name != old.name
 
 
 def test_a_store_that_is_not_there_is_left_that_way(new: Project, call: Call) -> None:

@@ -22,7 +22,7 @@ STEPS = {
     *("benchmark", "promote"),
 }
 TWIN = {"engines": [{"runtime": "onnxruntime"}, {"runtime": "reference", "name": "twin"}]}
-GATE = {"gates": {"parity": {"onnxruntime/fp32": BAD["gates"]["parity"]["fp32"]}}}  # type: ignore[index]
+GATE = {"gates": {"parity": {"onnxruntime/fp32": BAD["gates"]["parity"]["fp32"]}}}
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,6 @@ def test_what_an_onnx_source_gave_comes_out_again(once: Project, call: Call, ste
     [
         ("data", {"golden.safetensors", "evaluation.safetensors", "targets.safetensors"}),
         ("export", {"model.onnx", "golden_outputs.safetensors", "evaluation_outputs.safetensors"}),
-        ("evaluate", {"outputs.safetensors"}),
     ],
 )
 def test_what_a_torch_source_gave_comes_out_again(torch_once: Project, call: Call, step: str, files: set[str]) -> None:

@@ -20,7 +20,7 @@ from tasks.core.outcome import (
     Promoted,
     RunOutcome,
 )
-from tests.commands import Call
+from tests.commands import TINY, Call
 from tests.projects import Project
 
 
@@ -135,8 +135,8 @@ def test_outputs_without_a_distance_are_called_what_they_are() -> None:
     assert "NaN or Inf" in table(120, engine("ort/fp32", rel_l2=UNBOUNDED))[1]
 
 
-def test_a_run_is_told_in_full_to_a_pipe(once: Project, call: Call) -> None:
-    said = call(once, "run", "tiny")
+def test_a_run_is_told_in_full_to_a_pipe(done: Project, call: Call) -> None:
+    said = call(done, "run", "tiny")
     lines = said.out.splitlines()
     assert lines[0].startswith("tiny: run 2")
     assert lines[-2].startswith("passed in ")
@@ -151,7 +151,8 @@ def test_a_failed_run_tells_each_reason_once_with_all_that_it_hit(done: Project,
     said = call(done, "run", "tiny")
     assert said.code == 1
     (reason,) = (line for line in said.out.splitlines() if ": error: " in line)
-    assert reason.startswith("onnxruntime/fp32, reference/fp32: error: ")
+    assert reason.startswith("onnxruntime/fp32, reference/fp32: error: linear.onnx is not ")
+    assert (said.out + said.err).count("linear.onnx is not ") == 2  # when it happens, and at the end
 
 
 def test_progress_names_what_works_and_what_it_took(capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,6 +163,18 @@ def test_progress_names_what_works_and_what_it_took(capsys: pytest.CaptureFixtur
         journal.failed("build", "ort/fp32", ValueError("it broke\nin a way"))
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["  ...    tiny build ort/fp32", "  failed tiny build ort/fp32: it broke"]
+
+
+def test_each_step_that_works_has_a_line_when_it_starts_and_one_when_it_ends(done: Project, call: Call) -> None:
+    done.write(tiny={**TINY, "benchmark": {"seconds": 0.01, "baselines": False}})
+    lines = [line for line in call(done, "run", "tiny").err.splitlines() if line.startswith("  ")]
+    assert [line.split()[-2:] for line in lines] == [["tiny", "benchmark"]] * 2
+    assert lines[0].split()[0] == "..."
+    assert lines[1].split()[1] == "s"
+
+
+def test_what_is_cached_and_the_promotion_are_not_worth_a_line(done: Project, call: Call) -> None:
+    assert "promote" not in call(done, "run", "tiny").err
 
 
 def test_a_quiet_run_shows_no_progress(capsys: pytest.CaptureFixture[str]) -> None:

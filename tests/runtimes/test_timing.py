@@ -103,11 +103,11 @@ def test_the_interval_covers_a_known_ratio_and_contains_the_estimate(tmp_path: P
         times = milliseconds * MS * noise.lognormal(0, 0.1, 20)
         return rounds_of(name, *([int(time)] for time in times))
 
-    trials = [speedup(tmp_path, noisy("engine", 1.0), noisy(BASE, 1.5)) for _ in range(150)]
+    trials = [speedup(tmp_path, noisy("engine", 1.0), noisy(BASE, 1.5)) for _ in range(100)]
     intervals = [found.ci95 for found in trials if found.ci95]
     assert len(intervals) == len(trials)
     assert all(low <= found.ratio <= high for found, (low, high) in zip(trials, intervals, strict=True))
-    # A bootstrap of twenty rounds is a little too sure of itself: measured 0.93. Chance takes 0.05 of 150 trials.
+    # A bootstrap of twenty rounds is a little too sure of itself: measured 0.93. Chance takes 0.05 of 100 trials.
     assert 0.88 * len(trials) <= sum(low <= 1.5 <= high for low, high in intervals) < len(trials)
 
 
