@@ -2,9 +2,13 @@
 
 import contextlib
 import fcntl
+import functools
+import logging
+import math
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -14,6 +18,8 @@ from tasks.core.files import same_file
 
 Mode = Literal["shared", "exclusive"]
 _POLL_SECONDS = 0.02
+_PATIENCE_SECONDS = 10.0
+log = logging.getLogger(__name__)
 
 
 def _try_flock(handle: int, mode: Mode) -> bool:
@@ -27,9 +33,34 @@ def _try_flock(handle: int, mode: Mode) -> bool:
 
 def _acquire(handle: int, mode: Mode, stop: threading.Event) -> None:
     """Wait for the lock by polling: a blocking flock in a thread could not be interrupted."""
+    begun = time.monotonic()
     while not _try_flock(handle, mode):
         if stop.wait(_POLL_SECONDS):
             raise StepError("stopped while it waited for another run")
+        if time.monotonic() - begun > _PATIENCE_SECONDS:
+            begun = math.inf
+            for holder in _holders(handle):
+                _tell(holder)
+
+
+@functools.cache
+def _tell(holder: int) -> None:
+    """Say once that a process is waited for: a run that was stopped by Ctrl-Z would be waited for silently."""
+    with contextlib.suppress(OSError):  # it has ended by now
+        state = Path(f"/proc/{holder}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        stopped = f", which is stopped: `kill -CONT {holder}` lets it go on" if state == "T" else ""
+        log.warning("waiting for process %d, another run of trtflow%s", holder, stopped)
+
+
+def _holders(handle: int) -> list[int]:
+    """Processes that hold the file's lock, as far as this one can see them."""
+    inode = os.fstat(handle).st_ino
+    try:
+        lines = Path("/proc/locks").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    rows = (line.split() for line in lines if " FLOCK " in line and "->" not in line)
+    return sorted({int(row[4]) for row in rows if row[5].rpartition(":")[2] == str(inode)} - {0, -1, os.getpid()})
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Locks hold between real processes and threads, and die with who holds them."""
 
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.core import locks
 from tasks.core.errors import StepError
 from tasks.core.locks import HostLock, Mode, file_lock, try_file_lock
 from tests.programs import PATIENCE_SECONDS, Program
@@ -102,6 +104,26 @@ def test_waiting_ends_when_the_run_is_stopped(tmp_path: Path) -> None:
         with pytest.raises(StepError, match="stopped while it waited"), file_lock(lock, stop):
             pass
     assert not lock.exists()
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_long_wait_names_who_is_waited_for(
+    tmp_path: Path, stopped: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(locks, "_PATIENCE_SECONDS", 0.05)
+    lock, stop = tmp_path / ".lock", threading.Event()
+    holder = Program(HOLD, lock, "exclusive")
+    assert holder.said() == "held"
+    if stopped:
+        holder.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, holder.process.pid, os.WSTOPPED | os.WNOWAIT)
+    threading.Timer(0.5, stop.set).start()
+    with pytest.raises(StepError), file_lock(lock, stop):
+        pass
+    holder.kill()
+    (told,) = [record.getMessage() for record in caplog.records if str(holder.process.pid) in record.getMessage()]
+    assert told.startswith(f"waiting for process {holder.process.pid}, another run of trtflow")
+    assert (f"kill -CONT {holder.process.pid}" in told) is stopped
 
 
 def test_lock_is_let_go_when_the_block_raises(tmp_path: Path) -> None:
