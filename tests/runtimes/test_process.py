@@ -265,6 +265,7 @@ def test_ctrl_c_does_not_end_a_worker_by_itself(token: str, tmp_path: Path) -> N
 
 def test_an_interrupted_call_ends_its_worker(token: str, tmp_path: Path) -> None:
     source = """
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background inherits SIG_IGN
         try:
             with Workers() as workers:
                 workers.call(Home(), pause, Pause(seconds=60, child=True), Path(sys.argv[1]))
