@@ -21,7 +21,7 @@ test: venv ## run every check: format, lint, types, import contracts, tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 bench: venv ## measure what docs/evidence states
 	$(BIN)/python benchmarks/bench.py

@@ -13,6 +13,7 @@ from tasks.core.errors import WorkerError
 from tasks.runtimes.base import Capabilities
 from tasks.runtimes.engines import ProbeRequest, probe
 from tasks.runtimes.isolate import Home, Workers
+from tasks.runtimes.load import DEPLOYABLE
 
 _LATER = ("tensorrt", "tensorrt-rtx")
 
@@ -34,7 +35,7 @@ def command(parsed: Namespace, options: Options) -> int:
         for capabilities in found:
             print(_line(capabilities))
         _warn()
-    return 0 if any(capabilities.available and capabilities.deployable for capabilities in found) else 1
+    return 0 if any(capabilities.available and capabilities.runtime in DEPLOYABLE for capabilities in found) else 1
 
 
 def _later(name: str) -> Capabilities:
@@ -54,7 +55,7 @@ def _line(found: Capabilities) -> str:
     if not found.available:
         return f"  --  {found.runtime}: {'; '.join(filter(None, (found.reason, found.cure)))}"
     devices, precisions = ", ".join(found.devices), ", ".join(found.precisions)
-    use = "" if found.deployable else "; a yardstick, never promoted"
+    use = "" if found.runtime in DEPLOYABLE else "; a yardstick, never promoted"
     return f"  ok  {found.runtime} {found.version} on {devices}, takes graphs in {precisions}{use}"
 
 

@@ -27,7 +27,7 @@ def command(parsed: Namespace, options: Options) -> int:
     gone: list[str] = []
     busy: list[str] = []
     freed = 0
-    for name in chosen(config, parsed.names):
+    for name in chosen(config, parsed.names, options):
         if not (root / name).is_dir():
             continue
         with store.unused(name) as unused:

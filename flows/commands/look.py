@@ -53,7 +53,7 @@ def _print(rows: list[dict[str, str | None]]) -> None:
 
 
 def _show(name: str, config: Config, root: Path, options: Options) -> int:
-    chosen(config, [name])
+    chosen(config, [name], options)
     record, current = last_record(root, name), _current(root, name)
     if record is None:
         raise TrtflowError(f"{name} was never run into the store at {root}", f"run it: trtflow run {name}")

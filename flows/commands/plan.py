@@ -1,16 +1,17 @@
 """`trtflow plan`: which steps are cached, which would run, and why."""
 
 import json
+import sys
 from argparse import Namespace
 from typing import TypeAlias
 
 from flows.convert import convert_known, source_facts
 from flows.journal import Journal, StepEntry
-from flows.options import Options, chosen, store_root
+from flows.options import Options, chosen, placed, store_root
 from flows.submit import ThreadSubmit, Unreached
 from tasks.context import Context
 from tasks.core.config import PipelineConfig
-from tasks.core.errors import NotMade
+from tasks.core.errors import ConfigError, NotMade
 from tasks.core.names import check_names
 from tasks.core.store import Store
 from tasks.core.yaml_source import load_config
@@ -25,13 +26,28 @@ def command(parsed: Namespace, options: Options) -> int:
     config = load_config(options.file)
     check_names(config, options.file)
     store = Store(store_root(options, config), options.project)
-    plans = {name: _plan(name, pipeline, store) for name, pipeline in chosen(config, parsed.names).items()}
+    plans: dict[str, list[Row]] = {}
+    refused: list[ConfigError] = []
+    for name, pipeline in chosen(config, parsed.names, options).items():
+        try:
+            plans[name] = _plan(name, pipeline, store)
+        except ConfigError as error:
+            refused.append(placed(error, name, options))
+    if not (refused and options.json):  # an error is the one object then
+        _show(plans, options)
+    for other in refused[1:]:
+        print(f"trtflow: {other}", file=sys.stderr)
+    if refused:
+        raise refused[0]
+    return 0
+
+
+def _show(plans: dict[str, list[Row]], options: Options) -> None:
     if options.json:
         print(json.dumps({"plans": [{"pipeline": name, "steps": steps} for name, steps in plans.items()]}))
-        return 0
+        return
     for name, steps in plans.items():
         _print(name, steps)
-    return 0
 
 
 def _plan(name: str, pipeline: PipelineConfig, store: Store) -> list[Row]:

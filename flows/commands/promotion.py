@@ -15,7 +15,7 @@ from tasks.runtimes.load import DEPLOYABLE
 def command(parsed: Namespace, options: Options) -> int:
     """Write a promotion or a rollback."""
     config = load_config(options.file)
-    chosen(config, [parsed.name])
+    chosen(config, [parsed.name], options)
     root = store_root(options, config)
     if parsed.command == "promote":
         record = _promote(root, options, parsed.name, parsed.id)

@@ -1,21 +1,20 @@
 """`trtflow run`."""
 
 import os
-import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
 from flows.journal import Journal
-from flows.options import Options, chosen, store_root
+from flows.options import Options, chosen, placed, store_root
 from flows.run import Run, RunOptions, run_pipeline
 from flows.terminal import Progress, print_outcome, tell
 from tasks.core.config import OnnxModel, PipelineConfig
 from tasks.core.errors import ConfigError
 from tasks.core.names import check_names
 from tasks.core.outcome import RunOutcome, RunsOutcome, exit_code
-from tasks.core.yaml_source import load_config, locate
+from tasks.core.yaml_source import load_config
 from tasks.runtimes.isolate import Workers
 
 
@@ -23,7 +22,7 @@ def command(parsed: Namespace, options: Options) -> int:
     """Run the named pipelines one after the other; one that fails does not keep the others from running."""
     config = load_config(options.file)
     check_names(config, options.file)
-    pipelines = chosen(config, parsed.names)
+    pipelines = chosen(config, parsed.names, options)
     if parsed.checkpoint:
         pipelines = _with_checkpoint(pipelines, parsed.checkpoint)
     again = frozenset({"benchmark"} if parsed.rebenchmark else ())
@@ -36,7 +35,7 @@ def command(parsed: Namespace, options: Options) -> int:
                 try:
                     _run_one(runs[-1], workers, parsed, options)
                 except ConfigError as error:
-                    refused = _placed(error, name, options)
+                    refused = placed(error, name, options)
                     if len(pipelines) == 1:
                         raise refused from error
                     print(f"trtflow: {refused}", file=sys.stderr)
@@ -45,13 +44,6 @@ def command(parsed: Namespace, options: Options) -> int:
         raise
     _print_json(runs, options)
     return exit_code(tuple(run.outcome for run in runs if run.outcome))
-
-
-def _placed(error: ConfigError, pipeline: str, options: Options) -> ConfigError:
-    """Find the line of the YAML for an error that was found after it was read."""
-    path = error.where.path.removeprefix(f"pipelines.{pipeline}")
-    keys = [int(key) if key.isdigit() else key for key in re.findall(r"[^.\[\]]+", path)]
-    return ConfigError(error.message, error.cure, locate(options.file, ["pipelines", pipeline, *keys]))
 
 
 def _run_one(run: Run, workers: Workers, parsed: Namespace, options: Options) -> None:

@@ -37,7 +37,6 @@ class Capabilities(Frozen):
     refit: bool = False
     streams: bool = False
     layers: bool = False
-    deployable: bool = True
 
 
 class TensorSpec(Frozen):

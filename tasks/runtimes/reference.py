@@ -31,14 +31,13 @@ class ReferenceRuntime:
             import onnx
         except ImportError as error:
             reason, cure = f"onnx cannot be imported: {error}", "install it: pip install onnx"
-            return Capabilities(runtime="reference", available=False, reason=reason, cure=cure, deployable=False)
+            return Capabilities(runtime="reference", available=False, reason=reason, cure=cure)
         return Capabilities(
             runtime="reference",
             available=True,
             version=onnx.__version__,
             devices=("cpu",),
             precisions=("fp32", "fp16", "bf16", "int8", "fp8", "int4"),
-            deployable=False,
         )
 
     def build(self, request: BuildRequest, folder: Path) -> BuildMetrics:

@@ -57,6 +57,8 @@ def whole_set(batches: Sequence[Mapping[str, object]]) -> Tensors:
 
 
 def _as_number(value: object, function: str) -> float:
+    if isinstance(value, str | bytes):  # float() would take "0.9"
+        raise UserCodeError(f"{function} returned a {type(value).__name__}", "return a float")
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:

@@ -230,8 +230,9 @@ def test_benchmark_is_not_starved_by_steps_that_keep_coming(tmp_path: Path) -> N
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to act as another user")
 @pytest.mark.parametrize("owner", [0, NOBODY])
 def test_host_lock_works_when_its_files_belong_to_another_user(tmp_path: Path, owner: int) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.getuid() and folder.name:
+            folder.chmod(folder.stat().st_mode | 0o055)  # pytest's own are for its user alone
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o1777)  # as /run/lock is: there the kernel refuses O_CREAT for a file of somebody else

@@ -116,6 +116,7 @@ def _with_key(project: Project, argument: str) -> str:
         (("run", "--checkpoint", "none.onnx"), "--checkpoint is for one pipeline"),
         (("run", "tiny", "--checkpoint", "none.onnx"), "there is no checkpoint 'none.onnx'"),
         (("list", "--store", "s3://bucket"), "a store at 's3://bucket' is known, not yet supported"),
+        (("list", "--store", ""), "the store has no name"),
         (("repro", "tiny/build/none"), "there is no artifact 'tiny/build/none'"),
         (("repro", "../once"), "there is no artifact '../once'"),
         (("list", "-f", "none.yaml"), "none.yaml"),
@@ -161,4 +162,5 @@ def test_help_is_no_error(arguments: tuple[str, ...], call: Call, once: Project)
 def test_errors_with_json_keep_stderr_free_of_the_paragraph(once: Project, call: Call) -> None:
     said: Said = call(once, "--json", "show", "tinny")
     assert said.err == ""
-    assert json.loads(said.out)["error"]["path"] == "pipelines"
+    error = json.loads(said.out)["error"]
+    assert (error["path"], Path(error["file"]).name) == ("pipelines", "pipelines.yaml")

@@ -171,3 +171,19 @@ def test_changed_code_is_named(torch_done: Project, call: Call, file: str, step:
     (torch_done.folder / file).write_text((torch_done.folder / file).read_text() + "\n")
     found = plan(torch_done, call, "net")[step]
     assert (found["state"], found["reason"]) == ("run", f"{file} changed")
+
+
+def test_what_only_the_model_shows_to_be_wrong_is_placed_in_the_yaml_and_keeps_no_other_from_its_plan(
+    new: Project, call: Call
+) -> None:
+    free = {**TINY, "dims": {"batch": {"min": 1, "opt": 2, "max": 4}, "length": {"min": 1, "opt": 2, "max": 4}}}
+    new.write(free=free, tiny=TINY)
+    assert call(new, "run", "free").code == 2  # looks at the model
+    said = call(new, "plan")
+    assert said.code == 2
+    assert f"tiny: {len(STEPS)} steps" in said.out
+    assert "pipelines.yaml:" in said.err
+    assert "length" in said.err
+    error = call(new, "plan", "--json").json["error"]
+    assert error["path"].startswith("pipelines.free.dims")
+    assert error["line"]

@@ -25,7 +25,7 @@ from tasks.runtimes.engines import (
     run_engine,
     time_engine,
 )
-from tasks.runtimes.load import DEPLOYABLE, distributions, installed, load_runtime, runtime_name
+from tasks.runtimes.load import distributions, installed, load_runtime, runtime_name
 from tasks.runtimes.onnxruntime import run_unoptimised
 from tests.runtimes.contract import Built, Case, build, convolution, opened, request, sentences
 
@@ -225,7 +225,6 @@ def test_probe_answers_for_every_runtime() -> None:
         here = probe(ProbeRequest(runtime=runtime))
         assert here.runtime == runtime
         assert here.available == installed(runtime) == bool(here.version)
-        assert here.deployable == (runtime in DEPLOYABLE)
         assert distributions(runtime)
     with pytest.raises(StepError, match="there is no runtime 'tensorflow'"):
         runtime_name("tensorflow")
