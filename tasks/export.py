@@ -15,7 +15,7 @@ from tasks.sources.onnx_import import OnnxImportRequest, import_onnx
 from tasks.sources.torch_export import TorchExportRequest, export_torch
 from tasks.step import StepOptions, step
 
-OPTIONS = StepOptions("export", version=1, tags=("user-code",))
+OPTIONS = StepOptions("export", version=2, tags=("user-code",))
 _TORCH_TOOLS = ("torch", "onnx", "onnxscript", "numpy", "safetensors")
 
 
