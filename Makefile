@@ -1,6 +1,6 @@
 # Everything runs in .venv, made here from whatever Python 3.11 or 3.12 is on PATH (or PYTHON=...).
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test bench faults clean
+.PHONY: help venv demo test bench matrix faults clean
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -25,6 +25,9 @@ test: venv ## run every check: format, lint, types, import contracts, tests
 
 bench: venv ## measure what docs/evidence states
 	$(BIN)/python benchmarks/bench.py
+
+matrix: venv ## bring six architectures to every precision, and record what came out
+	$(BIN)/python benchmarks/matrix.py
 
 faults: venv ## kill, fill and truncate on purpose, and record what happened (slow)
 	$(BIN)/python benchmarks/faults.py

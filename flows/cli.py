@@ -125,7 +125,9 @@ def _parser() -> ArgumentParser:
     _run_options(add("run", "convert, verify, benchmark and promote", "*"))
     add("plan", "show which steps are cached, which would run, and why", "*")
     add("list", "list the pipelines with their last run and what is promoted")
-    add("show", "show the last run of a pipeline", 1)
+    show = add("show", "show the last run of a pipeline", 1)
+    text = "name the tensors at which a precision's error is made: of a result, a precision, or (default) the worst"
+    show.add_argument("--where", nargs="?", const="", metavar="ID", help=text)
     _promotion_options(
         add("promote", "put an engine of the last run in force by hand"),
         add("rollback", "bar what is promoted and put back what was before"),

@@ -1,14 +1,15 @@
 """The DAG of one pipeline, written once: `submit` decides where its steps run."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flows.submit import Result, Submit
 from tasks.benchmark import BenchmarkMetrics, Contender, benchmark
 from tasks.build import build
+from tasks.calibrate import calibrate
 from tasks.context import Context
 from tasks.core.config import EngineConfig, OnnxModel, PipelineConfig, PrecisionConfig
-from tasks.core.errors import ArtifactDamaged, ConfigError, TrtflowError
+from tasks.core.errors import ArtifactDamaged, CannotRun, ConfigError, TrtflowError
 from tasks.core.report import Artifact
 from tasks.core.signature import Signature
 from tasks.data import prepare_data
@@ -19,7 +20,9 @@ from tasks.gates import Score, Verdict, judge_metric, judge_parity
 from tasks.inspect import inspect_source, signature_of
 from tasks.judge import judge
 from tasks.parity import ParityMetrics, parity
+from tasks.prune import prune
 from tasks.quantize import quantize
+from tasks.repair import repair
 from tasks.runtimes.load import DEPLOYABLE, installed
 from tasks.sources.onnx_graph import GraphFacts
 from tasks.target import Target
@@ -42,13 +45,28 @@ class Trunk:
 
 
 @dataclass(frozen=True)
+class Typed:
+    """One precision's graph, what was judged of it, and what it came from where that is more than the folded graph."""
+
+    graph: Result[Artifact]
+    judged: Result[Artifact]
+    unrepaired: Result[Artifact] | None
+    pruned: tuple[Result[Artifact], ...]
+    calibration: Result[Artifact] | None
+
+    def steps(self) -> list[Result[Artifact] | None]:
+        """All of them, those first that others depend on."""
+        return [*self.pruned, self.unrepaired, self.graph, self.judged, self.calibration]
+
+
+@dataclass(frozen=True)
 class Branch:
-    """One result on its way."""
+    """One result on its way; `unrepaired` is the engine of the graph that was repaired."""
 
     target: Target
-    typed: Result[Artifact]
-    judged: Result[Artifact]
+    typed: Typed
     built: Result[Artifact]
+    unrepaired: Result[Artifact] | None
     parity: Result[Artifact]
     score: Result[Artifact] | None
 
@@ -60,6 +78,9 @@ class Finding:
     target: Target
     verdict: Verdict
     built: Artifact | None = None
+    typed: Artifact | None = None
+    unrepaired: Artifact | None = None
+    calibration: Artifact | None = None
     parity: ParityMetrics | None = None
     metric: float | None = None
 
@@ -77,7 +98,8 @@ class Findings:
 
 def targets(config: PipelineConfig, *, quantized: bool) -> list[Target]:
     """What is to be built: every precision for every engine that wants it, defaults filled in."""
-    kinds = config.precisions or _default_precisions(quantized=quantized)
+    calibrated = config.data.calibration is not None
+    kinds = config.precisions or _default_precisions(quantized=quantized, calibrated=calibrated)
     engines = config.engines or tuple(EngineConfig(runtime=name, name=name) for name in DEPLOYABLE if installed(name))
     return [
         Target(engine=engine, precision=precision)
@@ -87,12 +109,13 @@ def targets(config: PipelineConfig, *, quantized: bool) -> list[Target]:
     ]
 
 
-def _default_precisions(*, quantized: bool) -> tuple[PrecisionConfig, ...]:
-    """A graph that holds Q/DQ is its own precision; any other gets those that need no calibration."""
+def _default_precisions(*, quantized: bool, calibrated: bool) -> tuple[PrecisionConfig, ...]:
+    """A graph that holds Q/DQ is its own precision; any other gets int8 too where there is data to calibrate it."""
     if quantized:
         return (PrecisionConfig(kind="typed", name="typed"),)
     half = PrecisionConfig(kind="fp16", name="fp16", optional=True)  # nobody asked for it: it must not fail the run
-    return (PrecisionConfig(kind="fp32", name="fp32"), half)
+    eight = PrecisionConfig.model_validate({"int8": {"optional": True}})
+    return (PrecisionConfig(kind="fp32", name="fp32"), half, *((eight,) if calibrated else ()))
 
 
 def convert(context: Context, submit: Submit) -> Findings:
@@ -136,13 +159,30 @@ def _trunk(context: Context, submit: Submit, facts: GraphFacts | None) -> Trunk:
 
 
 def _branches(context: Context, submit: Submit, trunk: Trunk, wanted: Sequence[Target]) -> Iterator[Branch]:
-    typed: dict[str, tuple[Result[Artifact], Result[Artifact]]] = {}
+    typed: dict[str, Typed] = {}
     for target in wanted:
         name = target.precision.name
         if name not in typed:
-            graph = submit(quantize, name, context, trunk.data, trunk.folded, target.precision)
-            typed[name] = graph, submit(judge, name, context, trunk.data, graph, name)
+            typed[name] = _typed(context, submit, trunk, target.precision)
         yield _branch(context, submit, trunk, target, typed[name])
+
+
+def _typed(context: Context, submit: Submit, trunk: Trunk, precision: PrecisionConfig) -> Typed:
+    name, data = precision.name, trunk.data
+    pruned: tuple[Result[Artifact], ...] = ()
+    source = trunk.folded
+    if precision.prune:
+        source = submit(prune, name, context, trunk.folded, precision)
+        pruned = (submit(judge, f"pruned {name}", context, data, source, f"pruned {name}"),)
+    made = submit(quantize, name, context, data, source, precision)
+    graph = submit(repair, name, context, data, trunk.exported, made, precision) if precision.repair else made
+    return Typed(
+        graph=graph,
+        judged=submit(judge, name, context, data, graph, name),
+        unrepaired=made if precision.repair else None,
+        pruned=pruned,
+        calibration=submit(calibrate, name, context, data, made, precision) if precision.calibrated else None,
+    )
 
 
 def _branch(
@@ -150,14 +190,17 @@ def _branch(
     submit: Submit,
     trunk: Trunk,
     target: Target,
-    typed: tuple[Result[Artifact], Result[Artifact]],
+    typed: Typed,
 ) -> Branch:
-    graph, judged = typed
-    built = submit(build, target.id, context, target, trunk.signature, trunk.data, graph)
-    hops = (trunk.exported, *trunk.judged, judged)
+    built = submit(build, target.id, context, target, trunk.signature, trunk.data, typed.graph)
+    before = None
+    if typed.unrepaired:
+        earlier = target.unrepaired
+        before = submit(build, earlier.id, context, earlier, trunk.signature, trunk.data, typed.unrepaired)
+    hops = (trunk.exported, *trunk.judged, typed.judged, *typed.pruned)
     compared = submit(parity, target.id, context, target, trunk.data, built, hops)
     score = submit(evaluate, target.id, context, target.id, trunk.data, trunk.exported, built) if trunk.score else None
-    return Branch(target, graph, judged, built, compared, score)
+    return Branch(target, typed, built, before, compared, score)
 
 
 def _first_error(steps: Sequence[Result[Artifact] | None]) -> TrtflowError | None:
@@ -183,14 +226,29 @@ def _score(context: Context, score: Result[Artifact] | None) -> float | None:
 
 def _finding(context: Context, trunk: Trunk, branch: Branch, source: float | None) -> Finding:
     """Judge one result: the boundary at which a failure becomes a line of the report."""
-    steps = [*trunk.steps(), branch.typed, branch.judged, branch.built, branch.parity, trunk.score, branch.score]
+    steps = [*trunk.steps(), *branch.typed.steps(), branch.built, branch.parity, trunk.score, branch.score]
     error = _first_error(steps)
-    built = branch.built.result() if _first_error([branch.built]) is None else None
+    found = Finding(
+        branch.target,
+        Verdict(status="error", reason=str(error)),
+        built=_made(branch.built),
+        typed=_made(branch.typed.graph),
+        unrepaired=_made(branch.unrepaired),
+        calibration=_made(branch.typed.calibration),
+    )
+    if isinstance(error, CannotRun):
+        return replace(found, verdict=Verdict(status="built", reason=f"built, not run: {error.message}"))
     if error is not None:
-        return Finding(branch.target, Verdict(status="error", reason=str(error)), built)
+        return found
     compared = context.metrics(branch.parity.result(), ParityMetrics)
     metric = _score(context, branch.score)
-    return Finding(branch.target, _verdict(context, branch.target, compared, (metric, source)), built, compared, metric)
+    verdict = _verdict(context, branch.target, compared, (metric, source))
+    return replace(found, verdict=verdict, parity=compared, metric=metric)
+
+
+def _made(submitted: Result[Artifact] | None) -> Artifact | None:
+    """What a step made, None where it made nothing."""
+    return None if submitted is None or _first_error([submitted]) is not None else submitted.result()
 
 
 def _skipped(target: Target) -> Finding:
@@ -229,6 +287,11 @@ def _measure(
     ]
     if not passed:
         return None, None
+    passed += [
+        Contender(target=found.target.unrepaired, built=found.unrepaired, repaired=found.target.id)
+        for found in results
+        if found.verdict.status == "passed" and found.unrepaired is not None and found.unrepaired != found.built
+    ]
     measured = submit(benchmark, "", context, trunk.signature, trunk.data, trunk.exported, passed)
     error = _first_error([measured])
     return (None, error) if error else (context.metrics(measured.result(), BenchmarkMetrics), None)

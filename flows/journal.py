@@ -78,6 +78,10 @@ class Journal:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         self._change(step, subject, state="failed", ended=time.monotonic(), error=first)
 
+    def passed_over(self, step: str, subject: str, reason: BaseException) -> None:
+        """The step had nothing to do: what it would have run does not run here."""
+        self._change(step, subject, state="waiting", ended=time.monotonic(), error=str(reason).splitlines()[0])
+
     def restarted(self) -> None:
         """All steps run again, because what one of them made before was damaged."""
         with self._lock:

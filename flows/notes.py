@@ -1,15 +1,58 @@
 """What a reader of a run must know beside its figures."""
 
-from flows.convert import Findings
+from flows.convert import Finding, Findings
 from tasks.benchmark import BenchmarkMetrics
 from tasks.context import Context
+from tasks.runtimes.timing import PointFigures
 from tasks.sources.collect import DataMetrics
+from tasks.sources.float_search import by_operator
+from tasks.sources.onnx_ranges import CalibrationMetrics
+from tasks.sources.onnx_repair import RepairedMetrics
+
+_MANY_UNSETTLED = 0.1
 
 
 def notes_of(context: Context, findings: Findings) -> list[str]:
     """One sentence each: what is synthetic, and which measurements were noisy."""
     notes = _synthetic(context.metrics(findings.data, DataMetrics)) if findings.data else []
+    typed = {found.target.precision.name: found for found in findings.results}
+    for name, found in typed.items():
+        notes += _calibration(name, context.metrics(found.calibration, CalibrationMetrics)) if found.calibration else []
+    for found in findings.results:
+        notes += _repair(context, found, findings.benchmark)
     return [*notes, *(_noisy(findings.benchmark) if findings.benchmark else [])]
+
+
+def _calibration(name: str, found: CalibrationMetrics) -> list[str]:
+    notes = []
+    if found.samples_also_in_evaluation:
+        both = f"{found.samples_also_in_evaluation} of {found.samples} calibration samples"
+        notes.append(f"{name}: {both} are also in the evaluation data: its metric is flattered")
+    if len(found.unsettled) > found.tensors * _MANY_UNSETTLED:
+        which = f"{len(found.unsettled)} of {found.tensors} ranges, as of {found.unsettled[0]!r}"
+        notes.append(f"{name}: {which}, differ between the halves of the {found.samples} samples: calibrate with more")
+    if found.outliers:
+        worst = f"{found.outliers[0]!r}" + (f" and {len(found.outliers) - 1} more" if len(found.outliers) > 1 else "")
+        notes.append(f"{name}: outliers decide the range of {worst}: see ranges.json, `exclude` or `repair`")
+    return notes
+
+
+def _repair(context: Context, found: Finding, measured: BenchmarkMetrics | None) -> list[str]:
+    if found.target.precision.repair is None or found.typed is None:
+        return []
+    report = context.metrics(found.typed, RepairedMetrics).repair
+    floated = ", ".join(f"{count} {name}" for name, count in by_operator(report.floated).items()) or "nothing"
+    before, after = report.before["confirm"].rel_l2, report.after["confirm"].rel_l2
+    what = f"repair floated {floated} of {report.quantized_nodes} nodes: rel_l2 {before:.2g} -> {after:.2g}"
+    beside = found.target.unrepaired.id
+    points = measured.points if measured else ()
+    cost = [
+        f"{1 / speedup.ratio - 1:+.0%} latency" + (f" at {_sizes(point)}" if point.at else "")
+        for point in points
+        for speedup in point.speedups
+        if point.name == found.target.id and speedup.against == beside
+    ]
+    return [f"{found.target.id}: {', '.join([what, *cost])}"]
 
 
 def _synthetic(data: DataMetrics) -> list[str]:
@@ -25,8 +68,12 @@ def _noisy(measured: BenchmarkMetrics) -> list[str]:
     if not noisy:
         return []
     worst = max(noisy, key=lambda point: point.round_variation)
-    at = ", ".join(f"{dim} {size}" for dim, size in worst.at.items()) or "its fixed shape"
+    at = _sizes(worst) or "its fixed shape"
     return [
         f"{len(noisy)} of {len(measured.points)} measurements were noisy ({worst.name} at {at} varied by "
         f"{worst.round_variation:.0%} between turns): measure again on a quiet host with --rebenchmark"
     ]
+
+
+def _sizes(point: PointFigures) -> str:
+    return ", ".join(f"{dim} {size}" for dim, size in point.at.items())

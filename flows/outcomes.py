@@ -26,7 +26,7 @@ def _engine_outcome(context: Context, found: Finding, measured: BenchmarkMetrics
         precision=target.precision.name,
         status=found.verdict.status,
         reason=found.verdict.reason,
-        artifact=found.built.folder if found.built else None,
+        artifact=_artifact(found),
         size_bytes=_size(context, found),
         parity=_parity(found.parity) if found.parity else None,
         metric=found.metric,
@@ -35,8 +35,15 @@ def _engine_outcome(context: Context, found: Finding, measured: BenchmarkMetrics
 
 
 def _size(context: Context, found: Finding) -> int | None:
-    """Bytes of the engine with its external data."""
+    """Bytes of the engine, or of the typed graph where none was built, with the external data."""
+    if found.verdict.status == "built" and found.typed:
+        return sum(file.bytes for file in context.store.report(found.typed).files if file.name.startswith("model."))
     return context.metrics(found.built, BuildMetrics).size_bytes if found.built else None
+
+
+def _artifact(found: Finding) -> str | None:
+    made = found.typed if found.verdict.status == "built" else found.built
+    return made.folder if made else None
 
 
 def _parity(metrics: ParityMetrics) -> ParityOutcome:

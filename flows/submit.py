@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Protocol, Self, TypeVar
 
 from flows.journal import Journal
-from tasks.core.errors import TrtflowError
+from tasks.core.errors import CannotRun, TrtflowError
 from tasks.step import Step
 
 log = logging.getLogger(__name__)
@@ -105,6 +105,9 @@ def run_step(journal: Journal, step: Step[..., R], subject: str, arguments: Call
     journal.started(step.options.name, subject)
     try:
         result = step(*resolved)
+    except CannotRun as reason:
+        journal.passed_over(step.options.name, subject, reason)
+        raise
     except BaseException as error:
         journal.failed(step.options.name, subject, error)
         if isinstance(error, TrtflowError):

@@ -166,6 +166,13 @@ def _legend(rows: Sequence[_Row]) -> Iterator[str]:
         yield f"{_TOO_FEW}: a p99 needs 100 samples, which take more benchmark.seconds"
 
 
+def aligned(lines: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines of cells as plain text, one column below the other; the first line is the titles."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        yield (" " * _GAP).join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+
+
 def _width(columns: Sequence[_Column]) -> int:
     return sum(column.width + _GAP for column in columns) - _GAP
 

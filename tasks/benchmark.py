@@ -44,10 +44,11 @@ Timed: TypeAlias = Conversation[TimeTurn, TimeReply]
 
 
 class Contender(Frozen):
-    """An engine that may be timed: it passed parity."""
+    """An engine that may be timed: it passed parity, or is what `repaired`, the id of one that did, was made from."""
 
     target: Target
     built: Artifact
+    repaired: str = ""
 
 
 class Opening(Frozen):
@@ -181,6 +182,9 @@ class _Plan:
         found = []
         for contender in self.contenders:
             own = contender.target
+            if contender.repaired:
+                found.append(Comparison(candidate=contender.repaired, against=own.id))
+                continue
             if self.eager:
                 found.append(Comparison(candidate=own.id, against=EAGER))
             if plain.get(own.engine.name, own.id) != own.id:

@@ -3,12 +3,20 @@
 from pathlib import Path
 
 from tasks.context import Context
+from tasks.core.errors import CannotRun
 from tasks.core.report import Artifact
 from tasks.homes import ONNX
-from tasks.runtimes.base import CARD, ENGINE
+from tasks.runtimes.base import CARD, ENGINE, BuildMetrics
 from tasks.runtimes.engines import RunReply, RunRequest, run_engine
 
 OUTPUTS = "outputs.safetensors"
+
+
+def check_runs(context: Context, built: Artifact) -> None:
+    """Raise CannotRun where the build found that its runtime has no kernels for the graph here."""
+    reason = context.metrics(built, BuildMetrics).not_run
+    if reason:
+        raise CannotRun(reason)
 
 
 def run_built(context: Context, built: Artifact, feeds: Path, folder: Path) -> RunReply:

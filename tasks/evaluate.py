@@ -8,7 +8,7 @@ from tasks.core.frozen import Frozen
 from tasks.core.report import Artifact
 from tasks.core.sets import EVALUATION, EVALUATION_OUTPUTS, TARGETS
 from tasks.core.store import Made
-from tasks.engine_run import OUTPUTS, run_built
+from tasks.engine_run import OUTPUTS, check_runs, run_built
 from tasks.homes import user_home
 from tasks.runtimes.base import CARD, ENGINE
 from tasks.sources.declared import extra_files
@@ -36,6 +36,8 @@ def evaluate(context: Context, subject: str, data: Artifact, exported: Artifact,
     """Score the engine's outputs, or with no engine those of the source framework."""
     metric = metric_of(context)
     assert metric is not None  # noqa: S101 - the flow submits this step only where there is a metric
+    if built:
+        check_runs(context, built)
     recipe = context.recipe(OPTIONS, subject, tools=("numpy",))
     recipe = recipe.model_copy(update={"params": {"function": metric.function}, "sources": extra_files(context)})
     inputs = {

@@ -14,6 +14,7 @@ ONNX = Home(
         "onnx_graphsurgeon",
         "tasks.sources.onnx_fold",
         "tasks.sources.onnx_import",
+        "tasks.sources.onnx_prune",
         "tasks.sources.onnx_typed",
         "tasks.runtimes.engines",
         "tasks.runtimes.onnxruntime",
@@ -38,13 +39,20 @@ TORCH = Home(
 # The user's data sources, and all user modules of a pipeline whose model is an ONNX file: they may do without torch.
 PLAIN = Home(preload=(*_NUMPY, *_USER))
 # Casting and quantising with ModelOpt.
-MODELOPT = Home(preload=("modelopt.onnx.autocast", "tasks.sources.onnx_cast"))
+MODELOPT = Home(
+    preload=(
+        "modelopt.onnx.autocast",
+        "modelopt.onnx.quantization",
+        "tasks.sources.onnx_cast",
+        "tasks.sources.onnx_quantize",
+    )
+)
 
 
 def cast_homes(config: PipelineConfig) -> tuple[Home, ...]:
     """Where a precision of the pipeline is cast, if one is."""
-    kinds = {"fp32", "fp16"} if config.precisions is None else {precision.kind for precision in config.precisions}
-    return (MODELOPT,) if "fp16" in kinds else ()
+    kinds = {"fp16"} if config.precisions is None else {precision.kind for precision in config.precisions}
+    return (MODELOPT,) if kinds - {"fp32", "typed"} else ()
 
 
 def user_home(model: ModelConfig) -> Home:

@@ -16,6 +16,12 @@ class Target(Frozen):
         return f"{self.engine.name}/{self.precision.name}"
 
     @property
+    def unrepaired(self) -> "Target":
+        """The same result without its repair, which is timed beside it."""
+        name = f"{self.precision.name}-unrepaired"
+        return Target(engine=self.engine, precision=self.precision.model_copy(update={"name": name, "repair": None}))
+
+    @property
     def optional(self) -> bool:
         """Whether the run passes without it."""
         return self.engine.optional or self.precision.optional

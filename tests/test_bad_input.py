@@ -18,7 +18,7 @@ ONNX = "  a:\n    model: {onnx: model.onnx}\n"
 MISTAKES = {
     "unknown key": (f"{ONNX}    bencmark: {{seconds: 1}}\n", 5, "pipelines.a.bencmark", "unknown key", "'benchmark'"),
     "misspelt precision": (f"{ONNX}    precisions: [fp23]\n", 5, "pipelines.a.precisions[0]", "'fp23'", "'fp32'"),
-    "later precision": (f"{ONNX}    precisions: [int8]\n", 5, "pipelines.a.precisions[0]", "not yet supported", "fp16"),
+    "no calibration data": (f"{ONNX}    precisions: [int8]\n", 5, "pipelines.a.precisions[0]", "there is none", "add"),
     "bad YAML": (f"{ONNX}    precisions: [fp32\n", 6, "", "this is not YAML", "brackets"),
     "missing file": ("  a: {model: {onnx: modle.onnx}}\n", 3, "pipelines.a.model.onnx", "'modle.onnx'", "'model.onnx'"),
     "missing function": (

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from tasks.core.config import EngineConfig, GatesConfig, MetricConfig, PrecisionConfig
-from tasks.core.config_sections import PrecisionKind
+from tasks.core.config_precision import PrecisionKind
 from tasks.core.metrics import UNBOUNDED, OutputError
 from tasks.gates import DEFAULT_METRIC_DROP, Score, judge_metric, judge_parity
 from tasks.target import Target

@@ -6,18 +6,28 @@ from pathlib import Path
 
 from flows.options import Options, chosen, store_root
 from flows.records import last_record
+from flows.table import aligned
 from flows.terminal import print_record
 from tasks.core.config import Config
 from tasks.core.errors import TrtflowError
+from tasks.core.outcome import RunRecord
 from tasks.core.promotions import Promotion, Promotions
 from tasks.core.yaml_source import load_config
 
 
 def command(parsed: Namespace, options: Options) -> int:
-    """Look at what runs left; nothing is computed."""
+    """Look at what runs left; nothing is computed, but for `show --where`."""
     config = load_config(options.file)
     root = store_root(options, config)
-    return _list(config, root, options) if parsed.command == "list" else _show(parsed.names[0], config, root, options)
+    if parsed.command == "list":
+        return _list(config, root, options)
+    (name,) = parsed.names
+    record = _last(name, config, root, options)
+    if parsed.where is None:
+        return _show(record, _current(root, name), options)
+    from flows.commands.where import show_where
+
+    return show_where(record, parsed.where, config.pipelines[name], options, root)
 
 
 def _current(root: Path, pipeline: str) -> Promotion | None:
@@ -47,16 +57,18 @@ def _print(rows: list[dict[str, str | None]]) -> None:
     blank = {"last_run": "never run", "status": "", "promoted": "nothing"}
     lines: list[tuple[str, ...]] = [("pipeline", "last run", "status", "promoted")]
     lines += [tuple(value or blank[name] for name, value in row.items()) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+    print("\n".join(aligned(lines)))
 
 
-def _show(name: str, config: Config, root: Path, options: Options) -> int:
+def _last(name: str, config: Config, root: Path, options: Options) -> RunRecord:
     chosen(config, [name], options)
-    record, current = last_record(root, name), _current(root, name)
+    record = last_record(root, name)
     if record is None:
         raise TrtflowError(f"{name} was never run into the store at {root}", f"run it: trtflow run {name}")
+    return record
+
+
+def _show(record: RunRecord, current: Promotion | None, options: Options) -> int:
     if options.json:
         promoted = current.model_dump(mode="json") if current else None
         print(json.dumps({"record": record.model_dump(mode="json"), "promoted": promoted}))

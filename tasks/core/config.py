@@ -12,11 +12,20 @@ from tasks.core.config_checks import (
     input_problems,
     metric_problems,
     point_problems,
+    quantization_problems,
     variant_problems,
 )
 from tasks.core.config_fields import RESERVED, FunctionRef, Name, PathText, Point, Problem, Section, Source, refusal
-from tasks.core.config_sections import (
+from tasks.core.config_precision import (
     PRECISIONS,
+    ExcludeConfig,
+    PrecisionConfig,
+    PrecisionKind,
+    PruneConfig,
+    RepairBounds,
+    RepairConfig,
+)
+from tasks.core.config_sections import (
     RUNTIMES,
     BenchmarkConfig,
     CalibrationConfig,
@@ -24,7 +33,6 @@ from tasks.core.config_sections import (
     EngineConfig,
     EngineOptions,
     EvaluationConfig,
-    ExcludeConfig,
     ExportConfig,
     FoldConfig,
     GatesConfig,
@@ -33,8 +41,6 @@ from tasks.core.config_sections import (
     Objective,
     OnnxModel,
     ParityGate,
-    PrecisionConfig,
-    PrecisionKind,
     PromoteConfig,
     RuntimeName,
     ScheduleConfig,
@@ -70,6 +76,9 @@ __all__ = [
     "PrecisionConfig",
     "PrecisionKind",
     "PromoteConfig",
+    "PruneConfig",
+    "RepairBounds",
+    "RepairConfig",
     "RuntimeName",
     "ScheduleConfig",
     "Source",
@@ -117,6 +126,7 @@ def _problems(pipeline: PipelineConfig) -> Iterator[Problem]:
     yield from variant_problems(pipeline.precisions, pipeline.engines)
     yield from gate_problems(pipeline.precisions, pipeline.engines, pipeline.gates)
     yield from metric_problems(pipeline.data, pipeline.gates, pipeline.promote)
+    yield from quantization_problems(pipeline.data, pipeline.precisions)
 
 
 def _model_problems(pipeline: PipelineConfig) -> Iterator[Problem]:

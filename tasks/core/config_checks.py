@@ -5,14 +5,13 @@ from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 from tasks.core.config_fields import Point, Problem, nearest, suggest
+from tasks.core.config_precision import PRECISIONS, PrecisionConfig
 from tasks.core.config_sections import (
-    PRECISIONS,
     RUNTIMES,
     BenchmarkConfig,
     DataConfig,
     EngineConfig,
     GatesConfig,
-    PrecisionConfig,
     PromoteConfig,
 )
 from tasks.core.signature import DimRange, InputSpec
@@ -151,3 +150,18 @@ def metric_problems(data: DataConfig, gates: GatesConfig, promote: PromoteConfig
         yield Problem("'metric_drop' has no metric to drop", cure, ("gates", "metric_drop"))
     if promote.by == "metric":
         yield Problem("there is no metric to promote by", cure, ("promote", "by"))
+
+
+def quantization_problems(data: DataConfig, precisions: Precisions) -> Iterator[Problem]:
+    """Whatever is calibrated has data for it, and a repair that aims at the metric has one."""
+    scored = data.evaluation is not None and data.evaluation.metric is not None
+    for index, precision in enumerate(precisions or ()):
+        path = ("precisions", index)
+        if precision.calibrated and data.calibration is None:
+            how = f"{precision.kind} by {precision.method}"
+            cure = "add data.calibration" + (", or use method: rtn" if precision.kind == "int4" else "")
+            yield Problem(f"{how} takes its ranges from calibration data, and there is none", cure, path)
+        goals = precision.repair.goals if precision.repair else ()
+        if not scored and any(goal.metric_drop is not None for goal in goals):
+            cure = "add data.evaluation.metric, or aim at rel_l2 or cosine"
+            yield Problem("'repair' aims at metric_drop, and there is no metric", cure, (*path, "repair"))

@@ -1,22 +1,18 @@
 """The sections of one pipeline in a pipelines.yaml."""
 
-import re
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator
 from pydantic import model_validator as check
 
 from tasks.core.config_fields import FunctionRef, Name, PathText, Point, Problem, Section, Source, nearest, refusal
 
-PrecisionKind: TypeAlias = Literal["fp32", "fp16", "typed"]
 RuntimeName: TypeAlias = Literal["onnxruntime", "reference"]
 Objective: TypeAlias = Literal[
     "latency_p50_ms", "latency_p90_ms", "latency_p99_ms", "throughput_per_s", "size_bytes", "metric"
 ]
 
-PRECISIONS: tuple[PrecisionKind, ...] = ("fp32", "fp16", "typed")
-LATER_PRECISIONS = ("bf16", "int8", "fp8", "int4")
 RUNTIMES: tuple[RuntimeName, ...] = ("onnxruntime", "reference")
 LATER_RUNTIMES = ("tensorrt", "tensorrt-rtx")
 CRON_FIELDS = 5
@@ -99,89 +95,6 @@ class DataConfig(Section):
     evaluation: EvaluationConfig | None = None
 
 
-def _regex(text: str) -> str:
-    try:
-        re.compile(text)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise refusal([Problem(f"{text!r} is not a regular expression: {error}", "correct the pattern")]) from None
-    return text
-
-
-class ExcludeConfig(Section):
-    """What stays in high precision: nodes whose name matches a pattern, and types of operators."""
-
-    nodes: tuple[Annotated[str, AfterValidator(_regex)], ...] = ()
-    op_types: tuple[str, ...] = ()
-
-
-def _yaml_schema(schema: dict[str, Any]) -> None:
-    """Describe a precision the way YAML writes it."""
-    options = {name: field for name, field in schema.pop("properties").items() if name != "kind"}
-    options_schema = {"type": "object", "properties": options, "additionalProperties": False}
-    kinds = {kind: {"anyOf": [options_schema, {"type": "null"}]} for kind in PRECISIONS}
-    wrapped = {"type": "object", "properties": kinds, "additionalProperties": False}
-    for key in ("type", "required", "additionalProperties"):
-        schema.pop(key, None)
-    schema["anyOf"] = [{"enum": list(PRECISIONS)}, {**wrapped, "minProperties": 1, "maxProperties": 1}]
-
-
-class PrecisionConfig(Section):
-    """One typed graph to make; YAML writes it `fp16` or `{fp16: {name: half, optional: true}}`."""
-
-    model_config = ConfigDict(json_schema_extra=_yaml_schema)
-    reserved: ClassVar[tuple[str, ...]] = ("method",)
-    implied: ClassVar[tuple[str, ...]] = ("kind",)
-
-    kind: PrecisionKind
-    name: Name = ""
-    optional: bool = False
-    exclude: ExcludeConfig = ExcludeConfig()
-
-    @check(mode="before")
-    @classmethod
-    def _from_yaml(cls, value: Any) -> Any:  # noqa: ANN401 -- whatever the YAML holds
-        """Bring the two ways of writing it to one, with the name filled in."""
-        if isinstance(value, str):
-            value = {"kind": value}
-        if isinstance(value, cls):
-            return value
-        if not isinstance(value, dict):
-            raise refusal([Problem(f"found {value!r:.60}, expected a precision", _EXAMPLE)])
-        options = value if "kind" in value else _unwrapped(value)
-        kind = options["kind"]
-        if kind in LATER_PRECISIONS:
-            raise refusal([Problem(f"precision {kind!r} is known, not yet supported", _use(PRECISIONS))])
-        return {"name": kind, **options} if kind in PRECISIONS else options
-
-    @check(mode="after")
-    def _excludes_something(self) -> Self:
-        if self.kind != "fp16" and self.exclude != ExcludeConfig():
-            message = f"'exclude' keeps nodes out of a lower precision, and {self.kind} lowers nothing"
-            raise refusal([Problem(message, "remove 'exclude'", ("exclude",))])
-        return self
-
-
-_EXAMPLE = "write one precision an item, like fp16 or {fp16: {name: half}}"
-
-
-def _unwrapped(value: dict[str, Any]) -> dict[str, Any]:
-    """Turn `{fp16: {name: half}}` into `{kind: fp16, name: half}`."""
-    if len(value) != 1:
-        raise refusal([Problem(f"found {len(value)} keys, expected one precision", _EXAMPLE)])
-    ((kind, options),) = value.items()
-    if options is None:
-        return {"kind": kind}
-    if not isinstance(options, dict):
-        raise refusal([Problem(f"the options of precision {kind!r} are no mapping", _EXAMPLE)])
-    if "kind" in options:
-        raise refusal([Problem("'kind' is given twice", _EXAMPLE)])
-    return {**options, "kind": kind}
-
-
-def _use(names: tuple[str, ...]) -> str:
-    return f"today this takes {', '.join(names)}"
-
-
 class EngineOptions(Section):
     """How an engine is run: threads of the CPU, and where."""
 
@@ -210,7 +123,8 @@ class EngineConfig(Section):
     @classmethod
     def _supported(cls, value: object) -> object:
         if value in LATER_RUNTIMES:
-            raise refusal([Problem(f"runtime {value!r} is known, not yet supported", _use(RUNTIMES))])
+            cure = f"today this takes {', '.join(RUNTIMES)}"
+            raise refusal([Problem(f"runtime {value!r} is known, not yet supported", cure)])
         return value
 
     @check(mode="after")

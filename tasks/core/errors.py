@@ -4,6 +4,7 @@ TrtflowError            one paragraph: what happened, what was expected, what to
 |-- ConfigError         found without running a step (exit code 2)
 |-- StepError           a step could not make its artifact
 |   |-- UserCodeError   the user's factory, data source or metric failed or broke its contract
+|   |-- CannotRun       the graph is made, and nothing here has the kernels to run it
 |   `-- WorkerError     the worker process died, hung or broke the protocol
 |-- StoreError          the store cannot be read or written
 |   `-- ArtifactDamaged a file of an artifact is missing or is not what its report says
@@ -62,6 +63,10 @@ class StepError(TrtflowError):
 
 class UserCodeError(StepError):
     """The user's factory, data source or metric failed or broke its contract."""
+
+
+class CannotRun(StepError):  # noqa: N818 - a fact about this host, not a fault
+    """What was made cannot run here: it is reported as built, not run, and never promoted."""
 
 
 class WorkerError(StepError):

@@ -78,12 +78,16 @@ class BuildRequest(Frozen):
 
 
 class BuildMetrics(Frozen):
-    """What a build made: `rejected` has one sentence for each optimisation that was tried and refused."""
+    """What a build made: `rejected` has one sentence for each optimisation that was tried and refused.
+
+    `not_run` is why nothing was built: the runtime compiles for this host only, and has no kernels for the graph here.
+    """
 
     size_bytes: int
     optimization: str
     rejected: tuple[str, ...]
     agreement_rel_l2: float
+    not_run: str = ""
 
 
 class OpenOptions(Frozen):

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tasks.core.errors import StepError
+from tasks.core.errors import CannotRun, StepError
 from tasks.core.frozen import Frozen
 from tasks.core.metrics import OutputError, compare, worst
 from tasks.core.tensors import Tensors, load_batches, save_batches
@@ -19,10 +19,11 @@ class JudgeRequest(Frozen):
 
 
 class JudgeMetrics(Frozen):
-    """What was run."""
+    """What was run; `not_run` is why nothing was: ONNX Runtime lacks a kernel."""
 
     batches: int
     outputs: tuple[str, ...]
+    not_run: str = ""
 
 
 class Hop(Frozen):
@@ -59,7 +60,10 @@ def judge_graph(request: JudgeRequest) -> JudgeMetrics:
     """Write outputs.safetensors."""
     from tasks.runtimes.onnxruntime import run_unoptimised
 
-    outputs = run_unoptimised(request.model, load_batches(request.feeds))
+    try:
+        outputs = run_unoptimised(request.model, load_batches(request.feeds))
+    except CannotRun as error:
+        return JudgeMetrics(batches=0, outputs=(), not_run=error.message)
     save_batches(request.folder / "outputs.safetensors", outputs)
     return JudgeMetrics(batches=len(outputs), outputs=tuple(outputs[0]) if outputs else ())
 
@@ -71,14 +75,14 @@ def compare_hops(request: HopsRequest) -> HopsReply:
 
 
 def _compare(name: str, hop: Hop) -> HopError:
-    actual, expected = _joined(load_batches(hop.actual)), _joined(load_batches(hop.expected))
+    actual, expected = joined(load_batches(hop.actual)), joined(load_batches(hop.expected))
     if actual.keys() != expected.keys():
         raise StepError(f"{name}: outputs {sorted(actual)} instead of {sorted(expected)}", "name the outputs alike")
     errors = compare(actual, expected)
     return HopError(worst=worst(errors.values()), outputs=errors)
 
 
-def _joined(batches: Sequence[Mapping[str, object]]) -> Tensors:
+def joined(batches: Sequence[Mapping[str, object]]) -> Tensors:
     """All batches of an output as one array; batches of different shapes are laid end to end, flattened."""
     import numpy as np
 

@@ -16,7 +16,7 @@ from pydantic import Field, JsonValue, ValidationError
 
 from tasks.core.digests import sha256_file
 from tasks.core.environment import cpu_model, gpu
-from tasks.core.errors import StepError
+from tasks.core.errors import CannotRun, StepError
 from tasks.core.files import need_space
 from tasks.core.frozen import Frozen
 from tasks.core.metrics import compare, worst
@@ -66,7 +66,7 @@ class SessionSettings(Frozen):
 
 def run_unoptimised(model: Path, batches: Sequence[Tensors]) -> list[Tensors]:
     """Run a typed graph exactly as it is written, on the CPU: what its optimised forms are judged by."""
-    return _run(_judge(model), batches)
+    return _run(open_unoptimised(model), batches)
 
 
 class OnnxRuntime:
@@ -93,7 +93,12 @@ class OnnxRuntime:
         """Write the graph at the highest optimisation level that agrees with the unoptimised one on golden."""
         here = self.probe()
         options = _parsed(OnnxRuntimeOptions, request.options, "engine options")
-        trial = _trial(request, options, here, folder)
+        try:
+            trial = _trial(request, options, here, folder)
+        except CannotRun as error:
+            return BuildMetrics(
+                size_bytes=0, optimization="none", rejected=(), agreement_rel_l2=0.0, not_run=str(error.message)
+            )
         levels = get_args(Level)
         rejected: list[str] = []
         for level in levels[levels.index(options.optimization) :]:
@@ -227,7 +232,7 @@ def _plain(text: str, doing: str) -> StepError:
     if kernel or "NOT_IMPLEMENTED" in text:
         which = f"{kernel[1]} in the types of node '{kernel[2]}'" if kernel else "a node of this graph"
         cure = "use another precision here, or build this one for a runtime that has such kernels"
-        return StepError(f"onnxruntime has no CPU kernel for {which}", cure, text)
+        return CannotRun(f"onnxruntime has no CPU kernel for {which}", cure, text)
     said = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     said = re.sub(r"Load model from .*? failed:\s*", "", said)
     said = re.sub(r"Non-zero status.*?running (\S+) node\. Name:'([^']*)' Status Message: ", r"\1 node '\2': ", said)
@@ -236,7 +241,8 @@ def _plain(text: str, doing: str) -> StepError:
     return StepError(f"{doing} failed in onnxruntime: {' '.join(said.split())}", detail=text)
 
 
-def _judge(model: Path) -> "onnxruntime.InferenceSession":
+def open_unoptimised(model: Path) -> "onnxruntime.InferenceSession":
+    """Open a graph on the CPU, to be run exactly as it is written."""
     settings = SessionSettings(optimization="disabled", intra_op_num_threads=base.physical_cores())
     return _session(model, "disabled", settings)
 
@@ -337,7 +343,7 @@ def _trial(request: BuildRequest, options: OnnxRuntimeOptions, here: Capabilitie
         raise StepError("the engine asks for device cuda, and onnxruntime finds no CUDA device here", cure)
     if request.precision not in AGREEMENT:
         raise StepError(f"'{request.precision}' is no kind of precision", f"it must be one of {', '.join(AGREEMENT)}")
-    judge = _judge(request.model)
+    judge = open_unoptimised(request.model)
     inputs = base.input_specs(_declared(judge.get_inputs()), request.signature)
     golden = load_batches(request.golden)
     cpu = ("CPUExecutionProvider",)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, JsonValue, TypeAdapter
 
 from tasks.core.errors import (
     ArtifactDamaged,
+    CannotRun,
     ConfigError,
     NotMade,
     PromotionError,
@@ -35,6 +36,7 @@ Kind: TypeAlias = Literal[
     "ConfigError",
     "StepError",
     "UserCodeError",
+    "CannotRun",
     "WorkerError",
     "StoreError",
     "ArtifactDamaged",
@@ -209,6 +211,8 @@ def _rebuild(failure: Failure) -> TrtflowError:  # noqa: C901, PLR0911  one arm 
             return StepError(message)
         case "UserCodeError":
             return UserCodeError(message)
+        case "CannotRun":
+            return CannotRun(message)
         case "WorkerError":
             return WorkerError(message)
         case "StoreError":

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from tasks.core.files import link_or_copy
 from tasks.core.frozen import Frozen
-from tasks.sources.onnx_cast import TypedMetrics, typed_metrics
 from tasks.sources.onnx_graph import external_files, load_graph
+from tasks.sources.typed_metrics import TypedMetrics, typed_metrics
 
 
 class TypedRequest(Frozen):

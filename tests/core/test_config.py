@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from tasks.core.config import (
+    PRECISIONS,
     BenchmarkConfig,
     Config,
     DimRange,
@@ -14,6 +15,7 @@ from tasks.core.config import (
     OnnxModel,
     PipelineConfig,
     PrecisionConfig,
+    RepairConfig,
     TorchModel,
     complete,
 )
@@ -67,8 +69,8 @@ def test_config_survives_json() -> None:
 
 def test_schema_describes_precisions_as_yaml_writes_them() -> None:
     schema = Config.model_json_schema()["$defs"]["PrecisionConfig"]
-    assert schema["anyOf"][0] == {"enum": ["fp32", "fp16", "typed"]}
-    assert sorted(schema["anyOf"][1]["properties"]) == ["fp16", "fp32", "typed"]
+    assert schema["anyOf"][0] == {"enum": list(PRECISIONS)}
+    assert sorted(schema["anyOf"][1]["properties"]) == sorted(PRECISIONS)
     assert '"kind"' not in json.dumps(schema)
 
 
@@ -96,11 +98,16 @@ def test_precision_is_written_as_its_kind_or_with_options(
         ({"fp16": 3}, "no mapping"),
         ({"fp16": {"kind": "fp32"}}, "given twice"),
         (3, "found 3, expected a precision"),
-        ("int8", "precision 'int8' is known, not yet supported"),
-        ({"int8": {"name": "q", "method": "max", "optional": True}}, "'int8' is known, not yet supported"),
-        ("bf16", "known, not yet supported"),
-        ({"fp8": {}}, "known, not yet supported"),
-        ({"int4": None}, "known, not yet supported"),
+        ({"int8": {"method": "awq"}}, "int8 has no method 'awq'"),
+        ({"bf16": {"method": "max"}}, "bf16 has no method 'max'"),
+        ({"int8": {"with": "onnxruntime", "method": "entropy"}}, "not to int8 by entropy"),
+        ({"fp8": {"with": "onnxruntime"}}, "not to fp8 by max"),
+        ({"int4": {"repair": {"until": {"rel_l2": 0.1}}}}, "int4 has none that can be"),
+        ({"int8": {"repair": {"until": {}}}}, "there is no bound to reach"),
+        ({"int8": {"repair": {"until": {"rel_l2": 0.1}, "budget": "soon"}}}, "'soon' is no time"),
+        ({"int8": {"prune": {}}}, "exactly one of 'pattern' and 'sparsity'"),
+        ({"int8": {"prune": {"pattern": "2:4", "sparsity": 0.5}}}, "exactly one of 'pattern' and 'sparsity'"),
+        ({"typed": {"prune": {"sparsity": 0.5}}}, "a typed graph is taken as it is"),
         ({"fp16": {"name": "a/b"}}, "cannot be a name"),
         ({"fp32": {"exclude": {"op_types": ["Add"]}}}, "fp32 lowers nothing"),
         ({"fp16": {"exclude": {"nodes": ["(a"]}}}, "not a regular expression"),
@@ -109,6 +116,26 @@ def test_precision_is_written_as_its_kind_or_with_options(
 def test_precision_refuses(written: object, message: str) -> None:
     with pytest.raises(ValidationError, match=message.replace("(", r"\(")):
         PrecisionConfig.model_validate(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "method", "calibrated"),
+    [("int8", "max", True), ("fp8", "max", True), ("int4", "awq", True), ("fp16", None, False), ("bf16", None, False)],
+)
+def test_a_method_is_filled_in(written: str, method: str | None, calibrated: bool) -> None:
+    precision = PrecisionConfig.model_validate(written)
+    assert (precision.method, precision.calibrated) == (method, calibrated)
+
+
+def test_int4_by_rtn_needs_no_data() -> None:
+    assert not PrecisionConfig.model_validate({"int4": {"method": "rtn"}}).calibrated
+
+
+@pytest.mark.parametrize(("written", "seconds"), [("90s", 90), ("2m", 120), ("1.5h", 5400), (30, 30), ("7", 7)])
+def test_a_budget_is_a_time(written: object, seconds: float) -> None:
+    repair = RepairConfig.model_validate({"until": {"cosine": 0.9}, "or": {"rel_l2": 0.3}, "budget": written})
+    assert repair.budget == seconds
+    assert [goal.model_dump(exclude_none=True) for goal in repair.goals] == [{"cosine": 0.9}, {"rel_l2": 0.3}]
 
 
 def test_fold_tool_has_a_name_that_is_no_keyword() -> None:
@@ -200,6 +227,8 @@ INCONSISTENT: list[tuple[dict[str, Any], str, str]] = [
         "listed twice",
     ),
     (onnx_pipeline(precisions=[]), "precisions", "at least 1 item"),
+    (onnx_pipeline(precisions=["int8"]), "precisions.0", "int8 by max takes its ranges from calibration data"),
+    (onnx_pipeline(precisions=["fp32", "int4"]), "precisions.1", "int4 by awq takes its ranges from calibration data"),
     (onnx_pipeline(engines=[]), "engines", "at least 1 item"),
     (onnx_pipeline(engines=[{"runtime": "tensorrt"}]), "engines.0.runtime", "'tensorrt' is known, not yet supported"),
     (onnx_pipeline(engines=[{"runtime": "tensorrt-rtx"}]), "engines.0.runtime", "known, not yet supported"),

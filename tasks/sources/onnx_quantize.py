@@ -1,0 +1,222 @@
+"""Quantise a graph to int8, fp8 or int4 with ModelOpt or ONNX Runtime (in a worker of its own).
+
+One quantiser a process: ModelOpt changes `onnxruntime.quantization` for the whole process that it runs in.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tasks.core.config_precision import Method, Quantizer
+from tasks.core.errors import StepError
+from tasks.core.frozen import Frozen
+from tasks.core.tensors import Tensors, load_batches
+from tasks.sources.onnx_graph import load_graph, read_facts
+from tasks.sources.typed_metrics import TypedMetrics, excluded_nodes, typed_metrics
+
+if TYPE_CHECKING:
+    import onnx
+
+QuantizedKind = Literal["int8", "fp8", "int4"]
+
+# ModelOpt's names; of its awq variants, lite searches one scale a column and is the fastest.
+_MODELOPT = {"max": "max", "entropy": "entropy", "rtn": "rtn_dq", "awq": "awq_lite"}
+# Quantising every operator gave invalid graphs and ruined encoders: these are what runs faster in int8.
+_STATIC_OP_TYPES = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+# QuantizeBias off and pairs on the weights leave bias and weights in fp32, the form that TensorRT 8.6 reads.
+_STATIC_OPTIONS = {
+    "ActivationSymmetric": True,
+    "WeightSymmetric": True,
+    "QuantizeBias": False,
+    "DedicatedQDQPair": False,
+    "AddQDQPairToWeight": True,
+}
+_MESSAGE_LENGTH = 300
+# As ModelOpt 0.47 decides: tensor cores gain nothing below 16, and it has no pairs for recurrent operators.
+_TAKEN = {
+    "int8": "convolutions, and matrix products whose sides are at least 16",
+    "fp8": "convolutions and matrix products whose channels or sides are at least 16",
+    "int4": "the constant weights of MatMul and Gemm",
+}
+
+
+class QuantizeRequest(Frozen):
+    """A folded graph, and the batches that show its ranges; the pinned ModelOpt decides where Q/DQ pairs go."""
+
+    model: Path
+    kind: QuantizedKind
+    method: Method
+    tool: Quantizer
+    calibration: Path | None
+    exclude_nodes: tuple[str, ...]
+    exclude_op_types: tuple[str, ...]
+    folder: Path
+
+
+def quantize_graph(request: QuantizeRequest) -> TypedMetrics:
+    """Write the typed model.onnx: Q/DQ pairs around what runs in the lower precision, fp32 everywhere else."""
+    import onnx
+
+    source = load_graph(request.model)
+    if typed_metrics(source).dequantize_nodes:
+        cure = "build it as it is: `precisions: [typed]`"
+        raise StepError(f"the graph holds Q/DQ nodes already, and is not quantised to {request.kind} again", cure)
+    if request.method == "awq" and request.calibration:
+        _check_alike(load_batches(request.calibration))
+    excluded = excluded_nodes(source, request.exclude_nodes, request.exclude_op_types)
+    model = onnx.load(str(_quantized(request, excluded)))
+    del model.graph.value_info[:]  # shapes of one calibration batch, which contradict the dynamic dims
+    typed = typed_metrics(model)
+    _check_quantized(request, typed, source)
+    external = bool(typed_metrics(source).facts.external_files)
+    path, data = request.folder / "model.onnx", "model.onnx.data" if external else None
+    onnx.save_model(model, str(path), save_as_external_data=external, location=data)
+    return typed.model_copy(update={"facts": read_facts(load_graph(path))})
+
+
+def _check_alike(batches: "Sequence[Tensors]") -> None:
+    """Refuse batches of several shapes: awq lays the activations of all of them side by side."""
+    shapes = {name: sorted({batch[name].shape[1:] for batch in batches}) for name in batches[0]}
+    for name, found in shapes.items():
+        if len(found) > 1:
+            raise StepError(
+                f"awq needs calibration batches of one shape: those of {name!r} are {list(found[0])} and "
+                f"{list(found[-1])} behind the batch",
+                "pad or cut the calibration data to one size, or use {int4: {method: rtn}}",
+            )
+
+
+def _check_quantized(request: QuantizeRequest, typed: TypedMetrics, source: "onnx.ModelProto") -> None:
+    """Refuse a graph in which nothing was quantised: libraries return it as a success."""
+    if typed.computes_quantized:
+        return
+    present = ", ".join(sorted({node.op_type for node in source.graph.node}))
+    raise StepError(
+        f"{request.kind} changed nothing: {request.tool} quantises {_TAKEN[request.kind]}, and found none that it "
+        f"takes in this graph ({present})",
+        f"take {request.kind} out of `precisions`, or exclude less",
+    )
+
+
+def _quantized(request: QuantizeRequest, excluded: list[str]) -> Path:
+    """Have the library write its graph into the scratch folder."""
+    private = request.folder / "scratch" / "source"  # ModelOpt rewrites its input
+    shutil.copytree(request.model.parent, private, ignore=shutil.ignore_patterns("*.json", ".*"))
+    source, target = private / request.model.name, private.parent / "quantized" / "model.onnx"
+    target.parent.mkdir()
+    if request.kind == "int4":
+        _transpose_gemm_weights(source)
+    try:
+        if request.tool == "onnxruntime":
+            _by_onnxruntime(request, source, target, excluded)
+        else:
+            _by_modelopt(request, source, target, excluded)
+    except Exception as error:
+        said = " ".join(str(error).split())[:_MESSAGE_LENGTH]
+        raise StepError(
+            f"{request.tool} cannot quantise this graph to {request.kind}: {type(error).__name__}: {said}",
+            f"leave {request.kind} out of `precisions`, or let the run pass without it: "
+            f"{{{request.kind}: {{optional: true}}}}",
+        ) from error
+    return target
+
+
+def _by_modelopt(request: QuantizeRequest, source: Path, target: Path, excluded: list[str]) -> None:
+    from modelopt.onnx.quantization import quantize
+
+    from tasks.sources.int4_packing import provide
+
+    provide()
+    quantize(
+        str(source),
+        quantize_mode=request.kind,
+        calibration_method=_MODELOPT[request.method],
+        calibration_data_reader=_Reader(request.calibration),
+        calibration_eps=["cpu"],
+        nodes_to_exclude=[re.escape(name) for name in excluded],
+        op_types_to_exclude=list(request.exclude_op_types),
+        use_external_data_format=source.with_name("model.onnx.data").exists(),
+        output_path=str(target),
+        high_precision_dtype="fp32",  # its default would cast the rest to fp16
+        log_level="ERROR",
+    )
+
+
+def _by_onnxruntime(request: QuantizeRequest, source: Path, target: Path, excluded: list[str]) -> None:
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    quantize_static(
+        str(source),
+        str(target),
+        _Reader(request.calibration),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=[name for name in _STATIC_OP_TYPES if name not in request.exclude_op_types],
+        nodes_to_exclude=excluded,
+        use_external_data_format=source.with_name("model.onnx.data").exists(),
+        extra_options=dict(_STATIC_OPTIONS),
+    )
+
+
+class _Reader:
+    """Calibration batches as both libraries read them."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._batches = load_batches(path) if path else []
+        self._next: Iterator[Tensors] = iter(self._batches)
+
+    def get_first(self) -> Tensors:
+        """Give a batch to look at, and stay where we are."""
+        return self._batches[0]
+
+    def get_next(self) -> "Tensors | None":
+        """Give the next batch, None after the last."""
+        return next(self._next, None)
+
+    def rewind(self) -> None:
+        """Begin again."""
+        self._next = iter(self._batches)
+
+    def __iter__(self) -> Iterator[Tensors]:
+        return self._next
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+
+def _transpose_gemm_weights(path: Path) -> None:
+    """Write the constant weights of `Gemm(transB=1)` the other way round, in place.
+
+    ModelOpt blocks int4 weights along their first axis, which is the reduction axis of MatMul and of Gemm(transB=0)
+    only: of a transposed one it makes scales that no runtime accepts, or blocks across the outputs.
+    """
+    import onnx
+
+    model = onnx.load(str(path))
+    readers = [name for node in model.graph.node for name in node.input]
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        flag = next((attribute for attribute in node.attribute if attribute.name == "transB"), None)
+        if node.op_type == "Gemm" and flag is not None and flag.i and node.input[1] in weights:
+            _transpose(weights[node.input[1]], node, model.graph, shared=readers.count(node.input[1]) > 1)
+            flag.i = 0
+    external = path.with_name("model.onnx.data").exists()
+    location = "model.onnx.data" if external else None
+    for stale in (path, path.with_name("model.onnx.data")):
+        stale.unlink(missing_ok=True)
+    onnx.save_model(model, str(path), save_as_external_data=external, location=location)
+
+
+def _transpose(weight: "onnx.TensorProto", node: "onnx.NodeProto", graph: "onnx.GraphProto", *, shared: bool) -> None:
+    from onnx import numpy_helper
+
+    array = numpy_helper.to_array(weight).T.copy()
+    if shared:
+        node.input[1] = f"{weight.name}_transposed_for_{node.output[0]}"
+        graph.initializer.append(numpy_helper.from_array(array, node.input[1]))
+    else:
+        weight.CopyFrom(numpy_helper.from_array(array, weight.name))

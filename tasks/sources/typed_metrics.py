@@ -1,0 +1,85 @@
+"""What makes a graph typed: how much of it is in a lower precision (in a worker)."""
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from tasks.core.config_fields import nearest
+from tasks.core.errors import StepError
+from tasks.core.frozen import Frozen
+from tasks.sources.onnx_graph import GraphFacts, read_facts
+from tasks.sources.onnx_qdq import named, quantized_nodes
+
+if TYPE_CHECKING:
+    import onnx
+
+
+# Q/DQ pairs around anything else are on the way to one of these, or in vain.
+_COMPUTING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN"})
+
+
+class TypedMetrics(Frozen):
+    """A typed graph: how many nodes compute in the lower precision, and how many casts or Q/DQ pairs it took.
+
+    `quantized` counts, by operator, the nodes that compute on dequantised inputs.
+    """
+
+    facts: GraphFacts
+    casts: int
+    quantize_nodes: int
+    dequantize_nodes: int = 0
+    quantized: dict[str, int] = Field(default_factory=dict)
+    low_precision_initializers: int
+    low_precision_casts: int
+
+    @property
+    def lowered(self) -> int:
+        """How much of the graph is in a lower precision; a graph may hold other casts of its own."""
+        return self.low_precision_initializers + self.low_precision_casts
+
+    @property
+    def computes_quantized(self) -> bool:
+        """Whether a convolution, a matrix product or the like computes on dequantised inputs."""
+        return not _COMPUTING.isdisjoint(self.quantized)
+
+
+def typed_metrics(model: "onnx.ModelProto") -> TypedMetrics:
+    """Count what makes a graph typed."""
+    import onnx
+
+    low = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+    facts = read_facts(model)
+    return TypedMetrics(
+        facts=facts,
+        casts=facts.operators.get("Cast", 0),
+        quantize_nodes=facts.operators.get("QuantizeLinear", 0),
+        dequantize_nodes=facts.operators.get("DequantizeLinear", 0),
+        quantized=dict(sorted(Counter(node.op_type for node in quantized_nodes(model)).items())),
+        low_precision_initializers=sum(tensor.data_type in low for tensor in model.graph.initializer),
+        low_precision_casts=sum(_casts_to(node) in low for node in model.graph.node),
+    )
+
+
+def _casts_to(node: "onnx.NodeProto") -> int | None:
+    """The type that a Cast node gives, None for any other node."""
+    return next((attribute.i for attribute in node.attribute if attribute.name == "to"), None)
+
+
+def excluded_nodes(model: "onnx.ModelProto", patterns: tuple[str, ...], op_types: tuple[str, ...]) -> list[str]:
+    """Names of the nodes that match a pattern; raise StepError where a pattern or a type means no node at all."""
+    names = list(named(model))
+    found: list[str] = []
+    for pattern in patterns:
+        matching = [name for name in names if re.fullmatch(pattern, name)]
+        if not matching:
+            cure = f"{nearest(pattern, names)}look at the names with `trtflow show NAME --where`, or remove it"
+            raise StepError(f"exclude.nodes: {pattern!r} matches no node of the graph", cure)
+        found += matching
+    present = sorted({node.op_type for node in model.graph.node})
+    for op_type in op_types:
+        if op_type not in present:
+            cure = f"{nearest(op_type, present)}the graph has {', '.join(present)}"
+            raise StepError(f"exclude.op_types: the graph has no node of type {op_type!r}", cure)
+    return list(dict.fromkeys(found))
