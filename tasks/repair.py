@@ -16,6 +16,7 @@ from tasks.runtimes.isolate import Conversation
 from tasks.sources.declared import extra_files
 from tasks.sources.float_search import Floated, Search
 from tasks.sources.onnx_repair import (
+    SETS,
     ApplyRequest,
     RepairedMetrics,
     RepairOpening,
@@ -122,22 +123,28 @@ class _Trials:
     talk: Talk
     config: RepairConfig
     scorer: Scorer | None
-    errors: dict[Floated, dict[TrialSet, TrialError]] = field(default_factory=dict)
+    errors: dict[tuple[Floated, TrialSet], TrialError] = field(default_factory=dict)
     scores: dict[Floated, float] = field(default_factory=dict)
 
     def error(self, floated: Floated) -> float:
-        return self.of(floated)["search"].rel_l2
+        return self.of(floated, "search").rel_l2
 
     def accepts(self, floated: Floated) -> bool:
         return any(self._reaches(goal, floated) for goal in self.config.goals)
 
-    def of(self, floated: Floated) -> dict[TrialSet, TrialError]:
-        if floated not in self.errors:
-            self.errors[floated] = self.talk.send(RepairTurn(floated=tuple(sorted(floated)))).errors
-        return self.errors[floated]
+    def of(self, floated: Floated, on: TrialSet) -> TrialError:
+        if (floated, on) not in self.errors:
+            error = self.talk.send(RepairTurn(floated=tuple(sorted(floated)), on=on)).error
+            assert error is not None  # noqa: S101 - a turn without feeds is answered by its error
+            self.errors[floated, on] = error
+        return self.errors[floated, on]
+
+    def both(self, floated: Floated) -> dict[TrialSet, TrialError]:
+        return {on: self.of(floated, on) for on in SETS}
 
     def _reaches(self, goal: RepairBounds, floated: Floated) -> bool:
-        for error in self.of(floated).values():
+        for on in SETS:
+            error = self.of(floated, on)
             if goal.rel_l2 is not None and error.rel_l2 > goal.rel_l2:
                 return False
             if goal.cosine is not None and error.cosine < goal.cosine:
@@ -165,8 +172,8 @@ def _search(talk: Talk, config: RepairConfig, scorer: Scorer | None) -> _Found:
     report = RepairReport(
         quantized_nodes=len(talk.first.candidates),
         floated=tuple(node for node in talk.first.candidates if node.name in floated),
-        before=trials.of(nothing),
-        after=trials.of(floated),
+        before=trials.both(nothing),
+        after=trials.both(floated),
         metric_before=trials.scores.get(nothing),
         metric_after=trials.scores.get(floated),
         curve=tuple(search.curve),

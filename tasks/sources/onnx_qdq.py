@@ -1,6 +1,5 @@
 """Read the Q/DQ pairs of a quantised graph, and pass them by."""
 
-import re
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,11 +24,6 @@ class QuantizedNode(NamedTuple):
     name: str
     op_type: str
     inputs: tuple[QuantizedInput, ...]
-
-    @property
-    def role(self) -> str:
-        """What nodes of repeated blocks have in common: the operator, and the name without its numbers."""
-        return f"{self.op_type} {re.sub('[0-9]+', '#', self.name)}"
 
 
 def quantized_nodes(model: "onnx.ModelProto") -> list[QuantizedNode]:
@@ -70,10 +64,10 @@ def bypass(model: "onnx.ModelProto", floated: Collection[str]) -> None:
         if quantized.name in floated:
             for pair in quantized.inputs:
                 nodes[quantized.name].input[pair.position] = pair.source
-    _drop_unread(model.graph)
+    drop_unread(model.graph)
 
 
-def _drop_unread(graph: "onnx.GraphProto") -> None:
+def drop_unread(graph: "onnx.GraphProto", *, initializers: bool = True) -> None:
     """Remove Q/DQ nodes that nothing reads, and the initializers that only they read."""
     kept = {output.name for output in graph.output}
     while True:
@@ -83,7 +77,7 @@ def _drop_unread(graph: "onnx.GraphProto") -> None:
             break
         for node in unread:
             graph.node.remove(node)
-    for initializer in [tensor for tensor in graph.initializer if tensor.name not in read]:
+    for initializer in [tensor for tensor in graph.initializer if initializers and tensor.name not in read]:
         graph.initializer.remove(initializer)
 
 

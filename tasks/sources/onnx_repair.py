@@ -10,8 +10,6 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
-
 from tasks.core.errors import StepError
 from tasks.core.files import link_or_copy
 from tasks.core.frozen import Frozen
@@ -19,8 +17,9 @@ from tasks.core.metrics import compare, worst
 from tasks.core.tensors import Tensors, load_batches, save_batches
 from tasks.runtimes.onnxruntime import open_unoptimised, plain_errors
 from tasks.sources.float_search import Candidate, CurvePoint
+from tasks.sources.node_roles import Roles
 from tasks.sources.onnx_graph import external_files, load_graph
-from tasks.sources.onnx_qdq import QuantizedNode, bypass, named, quantized_nodes
+from tasks.sources.onnx_qdq import DEQUANTIZE, QuantizedNode, bypass, drop_unread, named, quantized_nodes
 from tasks.sources.typed_metrics import TypedMetrics, typed_metrics
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 TrialSet = Literal["search", "confirm"]
-_SETS: tuple[TrialSet, ...] = ("search", "confirm")  # golden batches 0 and 1
+SETS: tuple[TrialSet, ...] = ("search", "confirm")  # golden batches 0 and 1
 _SWITCH = "trtflow_float_"
 
 
@@ -41,9 +40,10 @@ class RepairOpening(Frozen):
 
 
 class RepairTurn(Frozen):
-    """Run with these nodes in float: on both golden sets, or on the batches of `feeds`, writing `outputs`."""
+    """Run with these nodes in float: on the golden set `on`, or on the batches of `feeds`, writing `outputs`."""
 
     floated: tuple[str, ...]
+    on: TrialSet = "search"
     feeds: Path | None = None
     outputs: Path | None = None
 
@@ -56,10 +56,10 @@ class TrialError(Frozen):
 
 
 class RepairReply(Frozen):
-    """The nodes that can be floated (told once, at the opening), and the errors by golden set."""
+    """The nodes that can be floated (told once, at the opening), or the error on a golden set."""
 
     candidates: tuple[Candidate, ...] = ()
-    errors: dict[TrialSet, TrialError] = Field(default_factory=dict)
+    error: TrialError | None = None
 
 
 class RepairReport(Frozen):
@@ -97,22 +97,17 @@ class RepairedMetrics(TypedMetrics):
 def try_repairs(opening: RepairOpening) -> Generator[RepairReply, RepairTurn, None]:
     """Judge one set of floated nodes a turn."""
     graph = _Switched(opening.model)
-    golden, expected = load_batches(opening.golden), load_batches(opening.expected)
-    candidates = tuple(
-        Candidate(name=node.name, op_type=node.op_type, role=node.role) for node in graph.nodes if node.inputs
-    )
-    reply = RepairReply(candidates=candidates)
+    golden = dict(zip(SETS, load_batches(opening.golden), strict=True))
+    expected = dict(zip(SETS, load_batches(opening.expected), strict=True))
+    reply = RepairReply(candidates=graph.candidates)
     while True:
         turn = yield reply
         if turn.feeds is not None and turn.outputs is not None:
             save_batches(turn.outputs, graph.run(turn.floated, load_batches(turn.feeds)))
             reply = RepairReply()
         else:
-            outputs = graph.run(turn.floated, golden)
-            errors = {
-                name: _error(*pair) for name, pair in zip(_SETS, zip(outputs, expected, strict=True), strict=True)
-            }
-            reply = RepairReply(errors=errors)
+            (outputs,) = graph.run(turn.floated, [golden[turn.on]])
+            reply = RepairReply(error=_error(outputs, expected[turn.on]))
 
 
 def _error(actual: Tensors, expected: Tensors) -> TrialError:
@@ -126,10 +121,17 @@ class _Switched:
     def __init__(self, model: Path) -> None:
         graph = load_graph(model)
         self.nodes = quantized_nodes(graph)
-        _insert_switches(graph, self.nodes)
+        roles, nodes = Roles(graph), named(graph)
+        self.candidates = tuple(
+            Candidate(name=node.name, op_type=node.op_type, role=roles.of(nodes[node.name], node.name))
+            for node in self.nodes
+            if node.inputs
+        )
         path = Path(tempfile.mkdtemp()) / "switched.onnx"
         for name in external_files(graph):
             link_or_copy(model.parent / name, path.with_name(name))
+        _compute_weights(graph, path)
+        _insert_switches(graph, self.nodes)
         path.write_bytes(graph.SerializeToString())
         self._session: onnxruntime.InferenceSession = open_unoptimised(path)
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -143,6 +145,40 @@ class _Switched:
         with plain_errors("running the graph"):
             results = [self._session.run(self._outputs, {**feeds, **switches}) for feeds in batches]
         return [dict(zip(self._outputs, values, strict=True)) for values in results]
+
+
+def _compute_weights(model: "onnx.ModelProto", path: Path) -> None:
+    """Put what the pairs make of constant weights in their place: else every trial would round all weights again."""
+    import onnx
+
+    constants = {tensor.name for tensor in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    pairs = {
+        node.output[0]: (makers[node.input[0]], node)
+        for node in model.graph.node
+        if node.op_type == DEQUANTIZE and node.input[0] in makers and makers[node.input[0]].input[0] in constants
+    }
+    if not pairs:
+        return
+    alone = onnx.ModelProto()
+    alone.CopyFrom(model)
+    for part in (alone.graph.node, alone.graph.input, alone.graph.output):
+        del part[:]
+    alone.graph.node.extend({node.output[0]: node for pair in pairs.values() for node in pair}.values())
+    alone.graph.output.extend(onnx.ValueInfoProto(name=name) for name in pairs)
+    path.write_bytes(alone.SerializeToString())
+    values = open_unoptimised(path).run(list(pairs), {})
+    _replace_nodes(model, [node for node in model.graph.node if node.output[0] not in pairs])
+    drop_unread(model.graph, initializers=False)
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(value, name) for name, value in zip(pairs, values, strict=True)
+    )
+
+
+def _replace_nodes(model: "onnx.ModelProto", nodes: "Sequence[onnx.NodeProto]") -> None:
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]  # they go when the field is cleared
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
 
 
 def _insert_switches(model: "onnx.ModelProto", nodes: Sequence[QuantizedNode]) -> None:
@@ -163,9 +199,7 @@ def _insert_switches(model: "onnx.ModelProto", nodes: Sequence[QuantizedNode]) -
             before.setdefault(consumer.output[0], []).append(helper.make_node("Where", inputs, [chosen]))
             consumer.input[pair.position] = chosen
     ordered = [each for node in model.graph.node for each in (*before.get(node.output[0], ()), node)]
-    copies = [type(node).FromString(node.SerializeToString()) for node in ordered]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
+    _replace_nodes(model, ordered)
 
 
 def apply_repair(request: ApplyRequest) -> TypedMetrics:

@@ -208,7 +208,7 @@ def test_a_pair_that_another_node_reads_stays() -> None:
         helper.make_node("Neg", ["d"], ["b"], name="other"),
     ]
     model = graph(nodes, [value("x", [4])], [value("a", [4]), value("b", [4])], s=np.array(scale), z=np.array(zero))
-    assert [(node.name, node.role) for node in quantized_nodes(model)] == [("one", "Relu one"), ("other", "Neg other")]
+    assert [(node.name, node.op_type) for node in quantized_nodes(model)] == [("one", "Relu"), ("other", "Neg")]
     bypass(model, {"one"})
     by_name = {node.name: list(node.input) for node in model.graph.node if node.name}
     assert by_name == {"one": ["x"], "other": ["d"]}
