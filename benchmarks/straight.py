@@ -3,13 +3,14 @@
     .venv/bin/python benchmarks/straight.py FOLDER
 
 No store, no cache, no isolation, no gates: the libraries' own calls, and the same seconds of benchmark for each engine
-and for the eager baseline. What trtflow takes more than this is what its orchestration costs.
+and for the eager baseline. What trtflow takes more than this is what its orchestration costs. What another model needs
+as well is used by straight_minilm.py.
 """
 
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -27,6 +28,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from models import resnet18
 
 Arrays: TypeAlias = dict[str, NDArray[np.generic]]
+Dynamic: TypeAlias = tuple[Mapping[int, object], ...]  # of each input: its axes that may vary
+Metric: TypeAlias = Callable[[Arrays, Arrays, Arrays], float]  # of outputs, targets and the source's outputs
 OPSET = 20
 SECONDS = 2.0
 WARM_UP = 0.15
@@ -34,10 +37,12 @@ ROUNDS = 20
 RANGE_BATCHES = 8
 
 
-def data(folder: Path) -> tuple[list[Arrays], list[Arrays], list[Arrays]]:
-    """Materialise evaluation and calibration data; two golden inputs are the first two evaluation batches."""
-    calibration = list(resnet18.calibration())
-    evaluation = list(resnet18.evaluation())
+def data(
+    folder: Path, calibration_source: Iterable[Arrays], evaluation_source: Iterable[tuple[Arrays, Arrays]]
+) -> tuple[list[Arrays], list[Arrays], list[Arrays]]:
+    """Materialise calibration and evaluation data; two golden inputs are the first two evaluation batches."""
+    calibration = list(calibration_source)
+    evaluation = list(evaluation_source)
     feeds = [batch for batch, _ in evaluation]
     save_file(
         {f"{i}/{n}": a for i, b in enumerate(calibration) for n, a in b.items()}, folder / "calibration.safetensors"
@@ -46,25 +51,31 @@ def data(folder: Path) -> tuple[list[Arrays], list[Arrays], list[Arrays]]:
     return calibration, feeds, feeds[:2]
 
 
-def export(module: torch.nn.Module, example: Arrays, path: Path) -> None:
+def tensors(feeds: Arrays) -> tuple[torch.Tensor, ...]:
+    """Feeds as the module takes them, in their order."""
+    return tuple(torch.from_numpy(array) for array in feeds.values())
+
+
+def export(module: torch.nn.Module, example: Arrays, output: str, path: Path, dynamic: Dynamic | None = None) -> None:
     """Trace the module and write it as ONNX."""
     torch.onnx.export(
         module,
-        (torch.from_numpy(example["image"]),),
+        tensors(example),
         str(path),
-        input_names=["image"],
-        output_names=["logits"],
+        input_names=list(example),
+        output_names=[output],
         opset_version=OPSET,
         dynamo=True,
+        dynamic_shapes=dynamic,
         external_data=False,
         verbose=False,
     )
 
 
-def run_torch(module: torch.nn.Module, batches: Sequence[Arrays]) -> list[Arrays]:
+def run_torch(module: torch.nn.Module, batches: Sequence[Arrays], output: str) -> list[Arrays]:
     """Outputs of the source framework."""
     with torch.inference_mode():
-        return [{"logits": module(torch.from_numpy(batch["image"])).numpy()} for batch in batches]
+        return [{output: module(*tensors(batch)).numpy()} for batch in batches]
 
 
 def fold(source: Path, target: Path) -> None:
@@ -97,20 +108,21 @@ def session(path: Path, level: ort.GraphOptimizationLevel, saved: Path | None = 
 
 def outputs(opened: ort.InferenceSession, batches: Sequence[Arrays]) -> list[Arrays]:
     """Run each batch."""
-    return [{"logits": opened.run(["logits"], batch)[0]} for batch in batches]
+    names = [output.name for output in opened.get_outputs()]
+    return [dict(zip(names, opened.run(names, batch), strict=True)) for batch in batches]
 
 
 def rel_l2(actual: Sequence[Arrays], expected: Sequence[Arrays]) -> float:
-    """Relative L2 error over all batches."""
-    left = np.concatenate([batch["logits"].ravel() for batch in actual]).astype(np.float64)
-    right = np.concatenate([batch["logits"].ravel() for batch in expected]).astype(np.float64)
-    return float(np.linalg.norm(left - right) / np.linalg.norm(right))
+    """Relative L2 error over all batches of the one output."""
+    left, right = (np.concatenate([a.ravel() for b in side for a in b.values()]) for side in (actual, expected))
+    difference = left.astype(np.float64) - right.astype(np.float64)
+    return float(np.linalg.norm(difference) / np.linalg.norm(right.astype(np.float64)))
 
 
-def agreement(actual: Sequence[Arrays], expected: Sequence[Arrays]) -> float:
-    """The metric of the pipeline."""
-    joined = [{"logits": np.concatenate([batch["logits"] for batch in side])} for side in (actual, expected)]
-    return resnet18.agreement(joined[0], {}, joined[1])
+def score(metric: Metric, actual: Sequence[Arrays], expected: Sequence[Arrays]) -> float:
+    """The metric of the pipeline, over all batches at once."""
+    ours, theirs = ({name: np.concatenate([b[name] for b in side]) for name in side[0]} for side in (actual, expected))
+    return metric(ours, {}, theirs)
 
 
 def benchmark(candidates: dict[str, Callable[[], object]]) -> dict[str, float]:
@@ -137,16 +149,16 @@ def _time(call: Callable[[], object], seconds: float) -> list[float]:
 def main(folder: Path) -> None:
     """Do it all, and print what was found."""
     none, full = ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    calibration, evaluation, golden = data(folder)
+    calibration, evaluation, golden = data(folder, resnet18.calibration(), resnet18.evaluation())
     module = resnet18.build().eval()
     paths = {name: folder / f"{name}.onnx" for name in ("export", "fp32", "fp16")}
-    export(module, golden[0], paths["export"])
-    source, source_evaluation = run_torch(module, golden), run_torch(module, evaluation)
+    export(module, golden[0], "logits", paths["export"])
+    source, source_evaluation = (run_torch(module, batches, "logits") for batches in (golden, evaluation))
     fold(paths["export"], paths["fp32"])
     cast(paths["fp32"], paths["fp16"], [*golden, *calibration[:RANGE_BATCHES]])
     judged = {name: outputs(session(path, none), golden) for name, path in paths.items()}
     found: dict[str, object] = {"export": rel_l2(judged["export"], source)}
-    image = torch.from_numpy(golden[0]["image"])
+    image = tensors(golden[0])
     candidates: dict[str, Callable[[], object]] = {}
     for name in ("fp32", "fp16"):
         engine = folder / f"{name}.engine.onnx"
@@ -157,11 +169,11 @@ def main(folder: Path) -> None:
             "vs_source": rel_l2(ours, source),
             "precision_cost": rel_l2(judged[name], judged["fp32"]),
             "runtime_cost": rel_l2(ours, judged[name]),
-            "metric": agreement(outputs(opened, evaluation), source_evaluation),
+            "metric": score(resnet18.agreement, outputs(opened, evaluation), source_evaluation),
         }
         candidates[name] = partial(opened.run, ["logits"], golden[0])
     with torch.inference_mode():
-        candidates["torch eager"] = lambda: module(image)
+        candidates["torch eager"] = lambda: module(*image)
         found["p50_ms"] = benchmark(candidates)
     print(json.dumps(found, indent=1))
 

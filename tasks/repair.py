@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from tasks.context import Context, Files, Work, params
 from tasks.core.config import MetricConfig, PrecisionConfig, RepairBounds, RepairConfig
-from tasks.core.report import Artifact, Observation
+from tasks.core.report import Artifact, Observation, Recipe
 from tasks.core.sets import EVALUATION, EVALUATION_OUTPUTS, GOLDEN, GOLDEN_OUTPUTS, TARGETS
 from tasks.core.store import Made
 from tasks.homes import ONNX, user_home
@@ -42,18 +42,8 @@ def repair(
     """Make the model.onnx that reaches the goal; raise StepError where none within the budget does."""
     config = precision.repair
     assert config is not None  # noqa: S101 - the flow submits this step only where a repair is asked for
-    evaluation = context.config.data.evaluation
-    metric = evaluation.metric if evaluation and any(goal.metric_drop is not None for goal in config.goals) else None
-    recipe = context.recipe(OPTIONS, precision.name, tools=("onnx", "onnxruntime", "numpy"))
-    recipe = recipe.model_copy(
-        update={
-            "params": {"repair": params(config), "metric": params(metric) if metric else None},
-            "sources": extra_files(context) if metric else {},
-        }
-    )
-    sets = (GOLDEN, EVALUATION, TARGETS) if metric else (GOLDEN,)
-    outputs = (GOLDEN_OUTPUTS, EVALUATION_OUTPUTS) if metric else (GOLDEN_OUTPUTS,)
-    recipe = context.using(recipe, typed=Files(typed), data=Files(data, sets), source=Files(exported, outputs))
+    metric = _metric(context, config)
+    recipe = _recipe(context, (data, exported, typed), precision, metric)
 
     def make(folder: Path) -> Made:
         opening = RepairOpening(
@@ -72,6 +62,32 @@ def repair(
         return Made(params(metrics), found.observed)
 
     return context.produce(Work(recipe, make, observing=True))
+
+
+def _metric(context: Context, config: RepairConfig) -> MetricConfig | None:
+    """The user's metric, where the goal asks for it."""
+    evaluation = context.config.data.evaluation
+    return evaluation.metric if evaluation and any(goal.metric_drop is not None for goal in config.goals) else None
+
+
+def _recipe(
+    context: Context,
+    inputs: tuple[Artifact, Artifact, Artifact],
+    precision: PrecisionConfig,
+    metric: MetricConfig | None,
+) -> Recipe:
+    data, exported, typed = inputs
+    recipe = context.recipe(OPTIONS, precision.name, tools=("onnx", "onnxruntime", "numpy"))
+    repairing = params(precision.repair) if precision.repair else None
+    recipe = recipe.model_copy(
+        update={
+            "params": {"repair": repairing, "metric": params(metric) if metric else None},
+            "sources": extra_files(context) if metric else {},
+        }
+    )
+    sets = (GOLDEN, EVALUATION, TARGETS) if metric else (GOLDEN,)
+    outputs = (GOLDEN_OUTPUTS, EVALUATION_OUTPUTS) if metric else (GOLDEN_OUTPUTS,)
+    return context.using(recipe, typed=Files(typed), data=Files(data, sets), source=Files(exported, outputs))
 
 
 @dataclass

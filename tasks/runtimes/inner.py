@@ -14,7 +14,8 @@ from pathlib import Path
 from tasks.core.files import link_or_copy
 from tasks.core.tensors import Tensors
 from tasks.runtimes import base
-from tasks.runtimes.onnxruntime import open_unoptimised, plain_errors
+from tasks.runtimes.onnxruntime import open_unoptimised
+from tasks.runtimes.onnxruntime_errors import plain_errors
 
 SLICE_BYTES = 256 << 20
 # How large a tensor is, only running the graph tells: begin with few, and never take so many more that what follows

@@ -4,9 +4,8 @@ Its optimiser can make a quantised graph invalid, or silently wrong. So an engin
 which its outputs still agree with the unoptimised graph's, written to a file and opened without optimising it again.
 """
 
-import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +23,7 @@ from tasks.core.tensors import Tensors, load_batches
 from tasks.core.tolerances import AGREEMENT
 from tasks.runtimes import base
 from tasks.runtimes.base import BuildMetrics, BuildRequest, Capabilities, EngineCard, OpenOptions, TensorSpec
+from tasks.runtimes.onnxruntime_errors import plain_errors
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -203,42 +203,6 @@ def cpu_identity() -> dict[str, str]:
     flags = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
     vector = re.findall(r"\b(?:avx|amx|fma|asimd|sve|sme|i8mm|bf16)\w*", flags[1] if flags else "")
     return {"cpu": cpu_model(), "vector_instructions": " ".join(sorted(vector))}
-
-
-@contextlib.contextmanager
-def plain_errors(doing: str) -> Iterator[None]:
-    """Turn onnxruntime's exceptions, which have no base class, into a StepError that reads without its source."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    try:
-        yield
-    except (
-        state.EPFail,
-        state.EngineError,
-        state.Fail,
-        state.InvalidArgument,
-        state.InvalidGraph,
-        state.InvalidProtobuf,
-        state.NoModel,
-        state.NoSuchFile,
-        state.NotImplemented,
-        state.RuntimeException,
-    ) as error:
-        raise _plain(str(error), doing) from error
-
-
-def _plain(text: str, doing: str) -> StepError:
-    kernel = re.search(r"NOT_IMPLEMENTED.*?implementation for (\S+) node with name '([^']*)'", text, re.DOTALL)
-    if kernel or "NOT_IMPLEMENTED" in text:
-        which = f"{kernel[1]} in the types of node '{kernel[2]}'" if kernel else "a node of this graph"
-        cure = "use another precision here, or build this one for a runtime that has such kernels"
-        return CannotRun(f"onnxruntime has no CPU kernel for {which}", cure, text)
-    said = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    said = re.sub(r"Load model from .*? failed:\s*", "", said)
-    said = re.sub(r"Non-zero status.*?running (\S+) node\. Name:'([^']*)' Status Message: ", r"\1 node '\2': ", said)
-    # Source file, function and the condition that did not hold.
-    said = re.sub(r"/\S+\.(?:h|cc|cpp):\d+ .*?(?:was false\. |\) (?=[A-Z]))", "", said, flags=re.DOTALL)
-    return StepError(f"{doing} failed in onnxruntime: {' '.join(said.split())}", detail=text)
 
 
 def open_unoptimised(model: Path) -> "onnxruntime.InferenceSession":

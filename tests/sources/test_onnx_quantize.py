@@ -112,6 +112,19 @@ def test_the_same_graph_gives_the_same_bytes_in_another_folder(
     assert made[0] == made[1]
 
 
+def test_onnxruntimes_quantiser_leaves_the_opset_as_it_is(workers: Workers, tmp_path: Path) -> None:
+    """TensorRT 8.6 reads opsets up to 17, and ModelOpt raises them to 19 at least."""
+    old = net()
+    old.opset_import[0].version, old.ir_version = 17, 8
+    metrics = quantized(workers, prepared(tmp_path, old, tool="onnxruntime"))
+    assert (metrics.facts.opset, metrics.facts.ir_version) == (17, 8)
+    made = onnx.load(tmp_path / "out" / "model.onnx")
+    zeros = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
+    for node in made.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            assert not zeros[node.input[2]].any()  # symmetric
+
+
 def test_int4_blocks_run_along_the_reduction_axis_of_a_transposed_gemm(workers: Workers, tmp_path: Path) -> None:
     quantized(workers, prepared(tmp_path, net(), kind="int4", method="rtn"))
     made = onnx.load(tmp_path / "out" / "model.onnx")
