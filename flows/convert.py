@@ -96,10 +96,10 @@ class Findings:
     data: Artifact | None
 
 
-def targets(config: PipelineConfig, *, quantized: bool) -> list[Target]:
+def targets(config: PipelineConfig, *, typed: bool) -> list[Target]:
     """What is to be built: every precision for every engine that wants it, defaults filled in."""
     calibrated = config.data.calibration is not None
-    kinds = config.precisions or _default_precisions(quantized=quantized, calibrated=calibrated)
+    kinds = config.precisions or _default_precisions(typed=typed, calibrated=calibrated)
     engines = config.engines or tuple(EngineConfig(runtime=name, name=name) for name in DEPLOYABLE if installed(name))
     return [
         Target(engine=engine, precision=precision)
@@ -109,9 +109,9 @@ def targets(config: PipelineConfig, *, quantized: bool) -> list[Target]:
     ]
 
 
-def _default_precisions(*, quantized: bool, calibrated: bool) -> tuple[PrecisionConfig, ...]:
-    """A graph that holds Q/DQ is its own precision; any other gets int8 too where there is data to calibrate it."""
-    if quantized:
+def _default_precisions(*, typed: bool, calibrated: bool) -> tuple[PrecisionConfig, ...]:
+    """A graph may be its own precision; any other gets int8 too where there is data to calibrate it."""
+    if typed:
         return (PrecisionConfig(kind="typed", name="typed"),)
     half = PrecisionConfig(kind="fp16", name="fp16", optional=True)  # nobody asked for it: it must not fail the run
     eight = PrecisionConfig.model_validate({"int8": {"optional": True}})
@@ -126,7 +126,7 @@ def convert(context: Context, submit: Submit) -> Findings:
 def convert_known(context: Context, submit: Submit, facts: GraphFacts | None) -> Findings:
     """Run every step behind `source_facts`."""
     trunk = _trunk(context, submit, facts)
-    wanted = targets(context.config, quantized=bool(facts and facts.quantized))
+    wanted = targets(context.config, typed=bool(facts and facts.typed))
     here = [target for target in wanted if installed(target.engine.runtime)]
     branches = list(_branches(context, submit, trunk, here))
     source = _score(context, trunk.score)

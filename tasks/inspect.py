@@ -16,7 +16,7 @@ from tasks.sources.onnx_graph import GraphFacts
 from tasks.sources.onnx_import import InspectRequest, inspect_onnx
 from tasks.step import StepOptions, step
 
-OPTIONS = StepOptions("inspect", version=1)
+OPTIONS = StepOptions("inspect", version=2)
 
 
 @step(OPTIONS)

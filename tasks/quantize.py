@@ -1,7 +1,7 @@
 """Step `quantize`: one typed graph per precision; the runtime only compiles what the graph says."""
 
 from pathlib import Path
-from typing import assert_never
+from typing import Literal, assert_never
 
 from tasks.context import Context, Files, Work, params
 from tasks.core.config import PrecisionConfig
@@ -14,7 +14,7 @@ from tasks.sources.onnx_quantize import QuantizedKind, QuantizeRequest, quantize
 from tasks.sources.onnx_typed import TypedRequest, take_typed
 from tasks.step import StepOptions, step
 
-OPTIONS = StepOptions("quantize", version=1)
+OPTIONS = StepOptions("quantize", version=2)
 
 
 @step(OPTIONS)
@@ -22,7 +22,7 @@ def quantize(context: Context, data: Artifact, folded: Artifact, precision: Prec
     """Make the typed model.onnx of one precision."""
     match precision.kind:
         case "fp32" | "typed":
-            return _as_it_is(context, folded, precision)
+            return _as_it_is(context, folded, precision, precision.kind)
         case "fp16" | "bf16":
             return _cast(context, data, folded, precision, precision.kind)
         case "int8" | "fp8" | "int4":
@@ -31,12 +31,14 @@ def quantize(context: Context, data: Artifact, folded: Artifact, precision: Prec
             assert_never(other)
 
 
-def _as_it_is(context: Context, folded: Artifact, precision: PrecisionConfig) -> Artifact:
+def _as_it_is(
+    context: Context, folded: Artifact, precision: PrecisionConfig, kind: Literal["fp32", "typed"]
+) -> Artifact:
     recipe = context.recipe(OPTIONS, precision.name).model_copy(update={"params": {"kind": precision.kind}})
     recipe = context.using(recipe, folded=Files(folded))
 
     def make(folder: Path) -> Made:
-        request = TypedRequest(model=context.model_file(folded), folder=folder)
+        request = TypedRequest(model=context.model_file(folded), kind=kind, folder=folder)
         return Made(params(context.call(ONNX, take_typed, request, folder)))
 
     return context.produce(Work(recipe, make))

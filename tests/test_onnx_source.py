@@ -202,3 +202,23 @@ def test_several_inputs_outputs_and_dims(tmp_path: Path) -> None:
     ran = project.run("run", "--json")
     assert ran.code == 0, ran.stderr
     assert [point.at for point in ran.engine("a").latency] == points
+
+
+def test_a_graph_with_16_bit_weights_is_no_fp32(tmp_path: Path) -> None:
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    half = graph(
+        [node],
+        [value("x", [2, 64], TensorProto.FLOAT16)],
+        [value("y", [2, 64], TensorProto.FLOAT16)],
+        w=np.eye(64, dtype=np.float16),
+    )
+    project = Project(tmp_path)
+    onnx.save_model(half, tmp_path / "half.onnx")
+    quick = {"benchmark": QUICK["benchmark"], "model": {"onnx": "half.onnx"}}
+    project.write(free=quick, plain={**quick, "precisions": ["fp32"]})
+    finished = project.run("run", "--json")
+    assert finished.engine("free", "onnxruntime/typed").status == "passed"
+    refused = finished.engine("plain")
+    assert refused.status == "error"
+    assert "most weights of the graph are in a 16-bit type" in refused.reason
+    assert "[typed]" in refused.reason

@@ -105,7 +105,7 @@ def _found(context: Context, wanted: str) -> _Found:
         except NotMade as reason:
             raise _not_made(context.pipeline, "inspect", str(reason)) from reason
         convert_known(dry, submit, facts)
-    known = targets(context.config, quantized=bool(facts and facts.quantized))
+    known = targets(context.config, typed=bool(facts and facts.typed))
     target = next((target for target in known if target.id == wanted), None)
     if target is None:
         raise ConfigError(f"{context.pipeline} has no result {wanted!r} any more", "ask for one that the YAML names")

@@ -22,7 +22,7 @@ class TensorFacts(Frozen):
 
 
 class GraphFacts(Frozen):
-    """What a graph is: interface, opset, size, operators."""
+    """What a graph is: interface, opset, size, operators; `half_bytes` are those of 16-bit initializers."""
 
     ir_version: int
     opset: int
@@ -31,12 +31,23 @@ class GraphFacts(Frozen):
     nodes: int
     operators: dict[str, int]
     initializer_bytes: int
+    half_bytes: int = 0
     external_files: tuple[str, ...] = ()
 
     @property
     def quantized(self) -> bool:
         """Whether the graph already holds Q/DQ nodes."""
         return not _QUANTIZING.isdisjoint(self.operators)
+
+    @property
+    def half(self) -> bool:
+        """Whether most of the weights are in a 16-bit type."""
+        return self.half_bytes > self.initializer_bytes / 2
+
+    @property
+    def typed(self) -> bool:
+        """Whether the graph has a precision of its own already."""
+        return self.quantized or self.half
 
 
 class ExportReply(Frozen):
@@ -61,6 +72,7 @@ def read_facts(model: "onnx.ModelProto") -> GraphFacts:
         nodes=len(graph.node),
         operators=dict(sorted(operators.items())),
         initializer_bytes=sum(_bytes_of(tensor) for tensor in graph.initializer),
+        half_bytes=sum(_bytes_of(tensor) for tensor in graph.initializer if tensor.data_type in _half_types()),
         external_files=external_files(model),
     )
 
@@ -79,6 +91,12 @@ def _tensor_facts(value: "onnx.ValueInfoProto") -> TensorFacts:
         for axis, dim in enumerate(tensor.shape.dim)
     ]
     return TensorFacts(dtype=str(tensor_dtype_to_np_dtype(tensor.elem_type)), shape=tuple(dims))
+
+
+def _half_types() -> tuple[int, int]:
+    from onnx import TensorProto
+
+    return TensorProto.FLOAT16, TensorProto.BFLOAT16
 
 
 def _bytes_of(tensor: "onnx.TensorProto") -> int:

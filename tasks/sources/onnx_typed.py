@@ -1,7 +1,9 @@
 """Take a graph whose types are already those of its precision (in a worker)."""
 
 from pathlib import Path
+from typing import Literal
 
+from tasks.core.errors import StepError
 from tasks.core.files import link_or_copy
 from tasks.core.frozen import Frozen
 from tasks.sources.onnx_graph import external_files, load_graph
@@ -9,15 +11,21 @@ from tasks.sources.typed_metrics import TypedMetrics, typed_metrics
 
 
 class TypedRequest(Frozen):
-    """A graph of the store that is typed already, and the folder that it goes on in."""
+    """A graph of the store that is typed already, as fp32 or in a way of its own, and the folder that it goes on in."""
 
     model: Path
+    kind: Literal["fp32", "typed"]
     folder: Path
 
 
 def take_typed(request: TypedRequest) -> TypedMetrics:
     """Link the model with its external data, and count casts, Q/DQ nodes and initializers of the lower precision."""
     graph = load_graph(request.model)
+    typed = typed_metrics(graph)
+    if request.kind == "fp32" and typed.facts.half:
+        raise StepError(
+            "most weights of the graph are in a 16-bit type: it is no fp32", "take it as it is: `precisions: [typed]`"
+        )
     for name in (request.model.name, *external_files(graph)):
         link_or_copy(request.model.parent / name, request.folder / name)
-    return typed_metrics(graph)
+    return typed

@@ -11,7 +11,7 @@ REFERENCE = {"runtime": "reference"}
 
 def ids(*, quantized: bool = False, **sections: object) -> list[str]:
     config = PipelineConfig.model_validate({"model": {"onnx": "m.onnx"}, **sections})
-    return [target.id for target in targets(config, quantized=quantized)]
+    return [target.id for target in targets(config, typed=quantized)]
 
 
 def test_the_smallest_pipeline_builds_fp32_and_fp16_for_what_can_be_deployed() -> None:
@@ -52,5 +52,5 @@ def test_a_result_is_optional_where_its_engine_or_its_precision_is(
             "precisions": [{"fp32": {"optional": precision}}],
         }
     )
-    (target,) = targets(config, quantized=False)
+    (target,) = targets(config, typed=False)
     assert target.optional is optional
