@@ -3,11 +3,13 @@
 from flows.convert import Finding, Findings
 from tasks.benchmark import BenchmarkMetrics
 from tasks.context import Context
-from tasks.runtimes.timing import PointFigures
+from tasks.core.report import Artifact
+from tasks.runtimes.timing import PointFigures, Speedup
 from tasks.sources.collect import DataMetrics
 from tasks.sources.float_search import by_operator
 from tasks.sources.onnx_ranges import CalibrationMetrics
 from tasks.sources.onnx_repair import RepairedMetrics
+from tasks.sources.typed_metrics import TypedMetrics
 
 _MANY_UNSETTLED = 0.1
 
@@ -17,14 +19,33 @@ def notes_of(context: Context, findings: Findings) -> list[str]:
     notes = _synthetic(context.metrics(findings.data, DataMetrics)) if findings.data else []
     typed = {found.target.precision.name: found for found in findings.results}
     for name, found in typed.items():
+        notes += _coverage(name, _typed(context, found.typed)) if found.calibration and found.typed else []
         notes += _calibration(name, context.metrics(found.calibration, CalibrationMetrics)) if found.calibration else []
     for found in findings.results:
         notes += _repair(context, found, findings.benchmark)
     return [*notes, *(_noisy(findings.benchmark) if findings.benchmark else [])]
 
 
+def _typed(context: Context, made: Artifact) -> TypedMetrics:
+    return context.metrics(made, RepairedMetrics if made.step == "repair" else TypedMetrics)
+
+
+def _coverage(name: str, typed: TypedMetrics) -> list[str]:
+    lowered, every = typed.computing
+    if lowered == every:
+        return []
+    return [f"{name}: {lowered} of {every} convolutions, matrix products and the like compute in it, the rest in fp32"]
+
+
 def _calibration(name: str, found: CalibrationMetrics) -> list[str]:
     notes = []
+    if found.samples == 1:
+        notes.append(f"{name}: calibrated with a single sample: its ranges are no ranges")
+    if found.zeros:
+        notes.append(
+            f"{name}: {found.zeros[0]!r} and {len(found.zeros) - 1} more are zero in all calibration samples: "
+            "their ranges mean nothing"
+        )
     if found.samples_also_in_evaluation:
         both = f"{found.samples_also_in_evaluation} of {found.samples} calibration samples"
         notes.append(f"{name}: {both} are also in the evaluation data: its metric is flattered")
@@ -47,7 +68,7 @@ def _repair(context: Context, found: Finding, measured: BenchmarkMetrics | None)
     beside = found.target.unrepaired.id
     points = measured.points if measured else ()
     cost = [
-        f"{1 / speedup.ratio - 1:+.0%} latency" + (f" at {_sizes(point)}" if point.at else "")
+        _latency_cost(speedup) + (f" at {_sizes(point)}" if point.at else "")
         for point in points
         for speedup in point.speedups
         if point.name == found.target.id and speedup.against == beside
@@ -73,6 +94,13 @@ def _noisy(measured: BenchmarkMetrics) -> list[str]:
         f"{len(noisy)} of {len(measured.points)} measurements were noisy ({worst.name} at {at} varied by "
         f"{worst.round_variation:.0%} between turns): measure again on a quiet host with --rebenchmark"
     ]
+
+
+def _latency_cost(speedup: Speedup) -> str:
+    low, high = speedup.ci95 or (0.0, float("inf"))
+    if low <= 1 <= high:
+        return "no measurable change of latency"
+    return f"{1 / speedup.ratio - 1:+.0%} latency"
 
 
 def _sizes(point: PointFigures) -> str:

@@ -9,7 +9,7 @@ from tasks.homes import ONNX
 from tasks.sources.onnx_fold import FoldRequest, fold_graph
 from tasks.step import StepOptions, step
 
-OPTIONS = StepOptions("fold", version=1)
+OPTIONS = StepOptions("fold", version=2)
 
 
 @step(OPTIONS)

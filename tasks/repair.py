@@ -178,11 +178,17 @@ class _Found:
     observed: tuple[Observation, ...]
 
 
+def _words(config: RepairConfig) -> str:
+    """The goal as the YAML writes it."""
+    goals = [goal.model_dump(exclude_none=True) for goal in config.goals]
+    return " or ".join(", ".join(f"{name} {bound:g}" for name, bound in goal.items()) for goal in goals)
+
+
 def _search(talk: Talk, config: RepairConfig, scorer: Scorer | None) -> _Found:
     begin = time.monotonic()
     late: Callable[[], bool] = lambda: time.monotonic() - begin > config.budget  # noqa: E731
     trials = _Trials(talk, config, scorer)
-    search = Search(talk.first.candidates, trials, late)
+    search = Search(talk.first.candidates, trials, late, _words(config))
     floated = search.run()
     nothing: Floated = frozenset()
     report = RepairReport(

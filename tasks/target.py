@@ -18,7 +18,7 @@ class Target(Frozen):
     @property
     def unrepaired(self) -> "Target":
         """The same result without its repair, which is timed beside it."""
-        name = f"{self.precision.name}-unrepaired"
+        name = f"{self.precision.name}~unrepaired"  # no name in a YAML holds a tilde
         return Target(engine=self.engine, precision=self.precision.model_copy(update={"name": name, "repair": None}))
 
     @property

@@ -220,5 +220,5 @@ def test_a_graph_with_16_bit_weights_is_no_fp32(tmp_path: Path) -> None:
     assert finished.engine("free", "onnxruntime/typed").status == "passed"
     refused = finished.engine("plain")
     assert refused.status == "error"
-    assert "most weights of the graph are in a 16-bit type" in refused.reason
+    assert "has most of its weights in a 16-bit type" in refused.reason
     assert "[typed]" in refused.reason

@@ -148,7 +148,7 @@ def test_a_repair_that_would_float_all_is_refused(run: RunOutcome) -> None:
 def test_a_repair_that_runs_out_of_time_names_the_best_that_it_found(run: RunOutcome) -> None:
     found = engine(run, "late")
     assert found.status == "error"
-    assert "the repair did not reach its goal in its time: with " in found.reason
+    assert "the repair did not reach its goal (rel_l2 0) in its time: with " in found.reason
 
 
 def test_pruning_has_a_hop_of_its_own(run: RunOutcome, project: Project) -> None:
@@ -186,8 +186,9 @@ def test_data_that_is_no_good_for_calibration_is_told(tmp_path: Path) -> None:
     project = prepare(tmp_path, net())
     arrays = np.load(tmp_path / "calibration.npz")["x"]
     arrays[31, 0, 0, 0] = 500.0
+    arrays[6] = arrays[5]
     np.savez(tmp_path / "calibration.npz", x=arrays)
-    np.savez(tmp_path / "evaluation.npz", x=np.concatenate([arrays[:5], np.load(tmp_path / "evaluation.npz")["x"]]))
+    np.savez(tmp_path / "evaluation.npz", x=np.concatenate([arrays[2:6], np.load(tmp_path / "evaluation.npz")["x"]]))
     project.write(net=pipeline(precisions=["int8"]))
     project.run("run", "--json")
     found = metrics(project, "calibrate", "int8")
@@ -219,3 +220,36 @@ def test_a_graph_with_pairs_of_its_own_is_taken_as_it_is(project: Project, run: 
     refused = finished.engine("again", "onnxruntime/int8")
     assert refused.status == "error"
     assert "holds Q/DQ nodes already" in refused.reason
+
+
+def test_calibration_data_that_shows_nothing_is_told(tmp_path: Path) -> None:
+    project = prepare(tmp_path, net())
+    np.savez(tmp_path / "calibration.npz", x=np.zeros((1, 16, 8, 8), np.float32))
+    changed = pipeline(precisions=["fp32", {"int8": {"optional": True}}])
+    data: Any = changed["data"]
+    data["calibration"] = {"source": "calibration.npz"}
+    project.write(net=changed)
+    project.run("run", "--json")
+    notes = "\n".join(project.record("net").notes)
+    assert "int8: calibrated with a single sample" in notes
+    assert "are zero in all calibration samples" in notes
+    assert "differ between the halves" not in notes
+
+
+def test_how_much_of_a_graph_is_in_the_precision_is_told(run: RunOutcome, project: Project) -> None:
+    assert run.status == "passed"
+    notes = "\n".join(project.record("net").notes)
+    assert "convolutions, matrix products and the like compute in it, the rest in fp32" in notes
+
+
+def test_a_plain_graph_is_not_typed_and_a_quantised_one_is_not_fp32(project: Project, tmp_path: Path) -> None:
+    folders = [path.parent for path in (project.store / "net" / "quantize").glob("[!.]*/report.json")]
+    (eight,) = [
+        path for path in folders if json.loads((path / "report.json").read_text())["metrics"]["quantized"].get("Conv")
+    ]
+    other = prepare(tmp_path, net())
+    onnx.save_model(onnx.load(eight / "model.onnx"), tmp_path / "eight.onnx")
+    other.write(plain=pipeline(precisions=["typed"]), eight=pipeline(precisions=["fp32"], model={"onnx": "eight.onnx"}))
+    finished = other.run("run", "--json")
+    assert "no precision of its own" in finished.engine("plain", "onnxruntime/typed").reason
+    assert "holds Q/DQ nodes: it is no fp32" in finished.engine("eight").reason

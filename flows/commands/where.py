@@ -122,9 +122,15 @@ def _found(context: Context, wanted: str) -> _Found:
         data=made("data"),
         exported=made("export"),
         folded=made("prune", precision.name) if precision.prune else made("fold"),
-        typed=made("repair" if precision.repair else "quantize", precision.name),
+        typed=_repaired(journal, precision) or made("quantize", precision.name),
         parity=journal.entries["parity", target.id].artifact,
     )
+
+
+def _repaired(journal: Journal, precision: PrecisionConfig) -> Artifact | None:
+    """The repaired graph; where the repair failed, the graph that it started from is what there is to look at."""
+    entry = journal.entries.get(("repair", precision.name))
+    return entry.artifact if entry else None
 
 
 def _not_made(pipeline: str, step: str, reason: str) -> TrtflowError:

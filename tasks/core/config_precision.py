@@ -163,7 +163,8 @@ class PrecisionConfig(Section):
         if self.tool == "modelopt" or (self.kind, self.method) == ("int8", "max"):
             return None
         # Its entropy calibration gives the ranges of max at its default bins, and fails on some graphs.
-        message = f"onnxruntime quantises to int8 by max, not to {self.kind} by {self.method}"
+        how = f" by {self.method}" if self.method else ""
+        message = f"onnxruntime quantises to int8 by max, not to {self.kind}{how}"
         return Problem(message, "remove 'with', or use {int8: {method: max, with: onnxruntime}}", ("with",))
 
     def _pointless(self) -> tuple[Problem | None, ...]:

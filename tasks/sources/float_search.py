@@ -43,11 +43,12 @@ class Trial(Protocol):
 
 @dataclass
 class Search:
-    """One search; `late` tells that its time is over. The curve is kept for the report."""
+    """One search for `goal`, in words; `late` tells that its time is over. The curve is kept for the report."""
 
     candidates: Sequence[Candidate]
     trial: Trial
     late: Callable[[], bool]
+    goal: str
     curve: list[CurvePoint] = field(default_factory=list)
 
     def run(self) -> Floated:
@@ -72,9 +73,10 @@ class Search:
             if self.trial.accepts(floated):
                 return floated
             if self.late():
-                raise StepError(f"the repair did not reach its goal in its time: {self._best()}", "give it more budget")
-        cure = "aim lower, or look at what quantising does with this graph: `trtflow show NAME --where`"
-        raise StepError(f"the repair cannot reach its goal: {self._best()}", cure)
+                told = f"the repair did not reach its goal ({self.goal}) in its time: {self._best()}"
+                raise StepError(told, "give it more budget")
+        cure = "aim lower: what is left is not of the quantised nodes (pruning? the export? `show NAME --where`)"
+        raise StepError(f"the repair cannot reach its goal ({self.goal}): {self._best()}", cure)
 
     def _narrow(self, floated: Floated, unit: Callable[[Candidate], str]) -> Floated:
         """Quantise again as many of the floated groups as the goal allows, the least harmful first."""

@@ -9,7 +9,7 @@ from tasks.core.errors import StepError
 from tasks.core.frozen import Frozen
 from tasks.core.tensors import load_batches
 from tasks.sources.onnx_graph import load_graph, read_facts
-from tasks.sources.typed_metrics import TypedMetrics, excluded_nodes, typed_metrics
+from tasks.sources.typed_metrics import TypedMetrics, check_lowerable, excluded_nodes, typed_metrics
 
 if TYPE_CHECKING:
     import onnx
@@ -39,6 +39,7 @@ def cast_graph(request: CastRequest) -> TypedMetrics:
     import onnx
 
     graph = load_graph(request.model)
+    check_lowerable(graph, request.kind)
     source = typed_metrics(graph)
     model = _cast(request, excluded_nodes(graph, request.exclude_nodes, request.exclude_op_types))
     del model.graph.value_info[:]  # AutoCast leaves entries that contradict the graph, and sessions then fail
@@ -64,7 +65,7 @@ def _cast(request: CastRequest, excluded: list[str]) -> "onnx.ModelProto":
             low_precision_type=request.kind,
             keep_io_types=True,
             nodes_to_exclude=[f"^{re.escape(name)}$" for name in excluded],
-            op_types_to_exclude=[*request.exclude_op_types, *_KEPT[request.kind]],
+            op_types_to_exclude=list(_KEPT[request.kind]),
             calibration_data=str(_range_data(request)),
         )
     except Exception as error:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from tasks.core.files import link_or_copy
 from tasks.core.frozen import Frozen
 from tasks.sources.onnx_graph import GraphFacts, load_graph, read_facts
+from tasks.sources.onnx_qdq import name_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -42,6 +43,7 @@ def fold_graph(request: FoldRequest) -> FoldMetrics:
     kept = facts.initializer_bytes <= before.initializer_bytes + INFLATION_LIMIT
     if not kept:
         folded, facts = load_graph(request.model), before
+    name_nodes(folded.graph)
     for name in facts.external_files:
         link_or_copy(request.model.parent / name, request.folder / name)
     (request.folder / "model.onnx").write_bytes(folded.SerializeToString(deterministic=True))

@@ -30,13 +30,13 @@ def quantized_nodes(model: "onnx.ModelProto") -> list[QuantizedNode]:
     """Every node that takes the output of a DequantizeLinear, in the order of the graph."""
     makers = {name: node for node in model.graph.node for name in node.output}
     found = []
-    for index, node in enumerate(model.graph.node):
+    for node in model.graph.node:
         if node.op_type in (QUANTIZE, DEQUANTIZE):
             continue
         dequantized = [name for name in node.input if name in makers and makers[name].op_type == DEQUANTIZE]
         if dequantized:
             pairs = tuple(_pairs(node, makers))
-            found.append(QuantizedNode(node.name or f"{node.op_type}_{index}", node.op_type, pairs))
+            found.append(QuantizedNode(node.name, node.op_type, pairs))
     return found
 
 
@@ -50,8 +50,19 @@ def _pairs(node: "onnx.NodeProto", makers: "dict[str, onnx.NodeProto]") -> Itera
 
 
 def named(model: "onnx.ModelProto") -> "dict[str, onnx.NodeProto]":
-    """Nodes by the names that `quantized_nodes` gives them."""
-    return {node.name or f"{node.op_type}_{index}": node for index, node in enumerate(model.graph.node)}
+    """Nodes by name; folding has named them all."""
+    return {node.name: node for node in model.graph.node}
+
+
+def name_nodes(graph: "onnx.GraphProto") -> None:
+    """Give every node that has no name, or that of an earlier one, a name of its own."""
+    taken: set[str] = set()
+    for index, node in enumerate(graph.node):
+        name = node.name or f"{node.op_type}_{index}"
+        while name in taken:
+            name += "_"
+        node.name = name
+        taken.add(name)
 
 
 def bypass(model: "onnx.ModelProto", floated: Collection[str]) -> None:
@@ -71,7 +82,7 @@ def drop_unread(graph: "onnx.GraphProto", *, initializers: bool = True) -> None:
     """Remove Q/DQ nodes that nothing reads, and the initializers that only they read."""
     kept = {output.name for output in graph.output}
     while True:
-        read = kept | {name for node in graph.node for name in node.input} | _read_inside(graph)
+        read = kept | {name for node in graph.node for name in node.input} | read_inside(graph)
         unread = [node for node in graph.node if _is_pair(node) and read.isdisjoint(node.output)]
         if not unread:
             break
@@ -81,12 +92,25 @@ def drop_unread(graph: "onnx.GraphProto", *, initializers: bool = True) -> None:
         graph.initializer.remove(initializer)
 
 
+def free_outputs(model: "onnx.ModelProto") -> None:
+    """Have a graph output that is a Q/DQ pair's be the float tensor in front of it: nothing computes on it here."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    for output in model.graph.output:
+        dequantize = makers.get(output.name)
+        quantize = makers.get(dequantize.input[0]) if dequantize and dequantize.op_type == DEQUANTIZE else None
+        if dequantize is not None and quantize is not None and quantize.op_type == QUANTIZE:
+            dequantize.op_type = "Identity"
+            del dequantize.attribute[:]
+            dequantize.input[:] = [quantize.input[0]]
+    drop_unread(model.graph)
+
+
 def _is_pair(node: "onnx.NodeProto") -> bool:
     return node.op_type in (QUANTIZE, DEQUANTIZE)
 
 
-def _read_inside(graph: "onnx.GraphProto") -> set[str]:
+def read_inside(graph: "onnx.GraphProto") -> set[str]:
     """Tensors that the bodies of If, Loop and Scan nodes read; names of their own are harmless."""
     bodies = [body for node in graph.node for attribute in node.attribute for body in (attribute.g, *attribute.graphs)]
     names = {name for body in bodies for node in body.node for name in node.input}
-    return names | {output.name for body in bodies for output in body.output} | set().union(*map(_read_inside, bodies))
+    return names | {output.name for body in bodies for output in body.output} | set().union(*map(read_inside, bodies))

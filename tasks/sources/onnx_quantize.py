@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Literal
 
 from tasks.core.config_precision import Method, Quantizer
 from tasks.core.errors import StepError
+from tasks.core.feeds import samples_in
 from tasks.core.frozen import Frozen
 from tasks.core.tensors import Tensors, load_batches
-from tasks.sources.onnx_graph import load_graph, read_facts
-from tasks.sources.typed_metrics import TypedMetrics, excluded_nodes, typed_metrics
+from tasks.sources.onnx_graph import TensorFacts, load_graph, read_facts
+from tasks.sources.onnx_qdq import bypass, free_outputs, quantized_nodes, read_inside
+from tasks.sources.typed_metrics import TypedMetrics, check_lowerable, excluded_nodes, typed_metrics
 
 if TYPE_CHECKING:
     import onnx
@@ -35,6 +37,7 @@ _STATIC_OPTIONS = {
 }
 _MESSAGE_LENGTH = 300
 # As ModelOpt 0.47 decides: tensor cores gain nothing below 16, and it has no pairs for recurrent operators.
+_ENOUGH_ROWS = 16
 _TAKEN = {
     "int8": "convolutions, and matrix products whose sides are at least 16",
     "fp8": "convolutions and matrix products whose channels or sides are at least 16",
@@ -60,16 +63,17 @@ def quantize_graph(request: QuantizeRequest) -> TypedMetrics:
     import onnx
 
     source = load_graph(request.model)
-    if typed_metrics(source).dequantize_nodes:
-        cure = "build it as it is: `precisions: [typed]`"
-        raise StepError(f"the graph holds Q/DQ nodes already, and is not quantised to {request.kind} again", cure)
+    check_lowerable(source, request.kind)
     if request.method == "awq" and request.calibration:
         _check_alike(load_batches(request.calibration))
     excluded = excluded_nodes(source, request.exclude_nodes, request.exclude_op_types)
     model = onnx.load(str(_quantized(request, excluded)))
+    bypass(model, set(excluded))  # a node that reads what another one's pair gives would compute on it all the same
+    free_outputs(model)
     del model.graph.value_info[:]  # shapes of one calibration batch, which contradict the dynamic dims
     typed = typed_metrics(model)
     _check_quantized(request, typed, source)
+    _check_excluded(request, model, excluded)
     external = bool(typed_metrics(source).facts.external_files)
     path, data = request.folder / "model.onnx", "model.onnx.data" if external else None
     onnx.save_model(model, str(path), save_as_external_data=external, location=data)
@@ -93,11 +97,22 @@ def _check_quantized(request: QuantizeRequest, typed: TypedMetrics, source: "onn
     if typed.computes_quantized:
         return
     present = ", ".join(sorted({node.op_type for node in source.graph.node}))
+    left = ", once `exclude` is obeyed" if request.exclude_nodes or request.exclude_op_types else ""
     raise StepError(
         f"{request.kind} changed nothing: {request.tool} quantises {_TAKEN[request.kind]}, and found none that it "
-        f"takes in this graph ({present})",
+        f"takes in this graph ({present}){left}",
         f"take {request.kind} out of `precisions`, or exclude less",
     )
+
+
+def _check_excluded(request: QuantizeRequest, model: "onnx.ModelProto", excluded: list[str]) -> None:
+    """Refuse a graph in which an excluded node is quantised all the same; int4 weights cannot be passed by."""
+    still = [node.name for node in quantized_nodes(model) if node.name in excluded]
+    if still:
+        raise StepError(
+            f"{request.tool} brought {still[0]!r} to {request.kind} although it is excluded ({len(still)} such nodes)",
+            "take it out of `exclude`, or use another precision",
+        )
 
 
 def _quantized(request: QuantizeRequest, excluded: list[str]) -> Path:
@@ -117,7 +132,8 @@ def _quantized(request: QuantizeRequest, excluded: list[str]) -> Path:
         said = " ".join(str(error).split())[:_MESSAGE_LENGTH]
         raise StepError(
             f"{request.tool} cannot quantise this graph to {request.kind}: {type(error).__name__}: {said}",
-            f"leave {request.kind} out of `precisions`, or let the run pass without it: "
+            ("use {int4: {method: rtn}}, " if request.method == "awq" else "")
+            + f"leave {request.kind} out of `precisions`, or let the run pass without it: "
             f"{{{request.kind}: {{optional: true}}}}",
         ) from error
     return target
@@ -133,14 +149,14 @@ def _by_modelopt(request: QuantizeRequest, source: Path, target: Path, excluded:
         str(source),
         quantize_mode=request.kind,
         calibration_method=_MODELOPT[request.method],
-        calibration_data_reader=_Reader(request.calibration),
+        calibration_data_reader=_Reader(request),
         calibration_eps=["cpu"],
-        nodes_to_exclude=[re.escape(name) for name in excluded],
-        op_types_to_exclude=list(request.exclude_op_types),
+        nodes_to_exclude=[f"^{re.escape(name)}$" for name in excluded],
         use_external_data_format=source.with_name("model.onnx.data").exists(),
         output_path=str(target),
         high_precision_dtype="fp32",  # its default would cast the rest to fp16
         log_level="ERROR",
+        awqlite_fuse_nodes=False,  # fusing scales into the layer before takes cupy for granted
     )
 
 
@@ -150,28 +166,43 @@ def _by_onnxruntime(request: QuantizeRequest, source: Path, target: Path, exclud
     quantize_static(
         str(source),
         str(target),
-        _Reader(request.calibration),
+        _Reader(request),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
         activation_type=QuantType.QInt8,
         weight_type=QuantType.QInt8,
-        op_types_to_quantize=[name for name in _STATIC_OP_TYPES if name not in request.exclude_op_types],
+        op_types_to_quantize=list(_STATIC_OP_TYPES),
         nodes_to_exclude=excluded,
         use_external_data_format=source.with_name("model.onnx.data").exists(),
         extra_options=dict(_STATIC_OPTIONS),
     )
 
 
+def _inputs(request: QuantizeRequest) -> "list[TensorFacts]":
+    return list(read_facts(load_graph(request.model)).inputs.values())
+
+
 class _Reader:
     """Calibration batches as both libraries read them."""
 
-    def __init__(self, path: Path | None) -> None:
-        self._batches = load_batches(path) if path else []
+    def __init__(self, request: QuantizeRequest) -> None:
+        self._batches = load_batches(request.calibration) if request.calibration else []
         self._next: Iterator[Tensors] = iter(self._batches)
+        self._any_batch = all(isinstance(spec.shape[0], str) for spec in _inputs(request) if spec.shape)
 
     def get_first(self) -> Tensors:
-        """Give a batch to look at, and stay where we are."""
-        return self._batches[0]
+        """Give a batch to look at, and stay where we are.
+
+        ModelOpt reads from its sizes which products are too small to quantise. So a batch of one sample must not stand
+        for a batch dim that takes more.
+        """
+        import numpy as np
+
+        first = self._batches[0]
+        if not self._any_batch or samples_in(first) >= _ENOUGH_ROWS:
+            return first
+        times = -(-_ENOUGH_ROWS // samples_in(first))
+        return {name: np.concatenate([array] * times) for name, array in first.items()}
 
     def get_next(self) -> "Tensors | None":
         """Give the next batch, None after the last."""
@@ -198,11 +229,13 @@ def _transpose_gemm_weights(path: Path) -> None:
 
     model = onnx.load(str(path))
     readers = [name for node in model.graph.node for name in node.input]
+    elsewhere = read_inside(model.graph) | {output.name for output in model.graph.output}
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         flag = next((attribute for attribute in node.attribute if attribute.name == "transB"), None)
         if node.op_type == "Gemm" and flag is not None and flag.i and node.input[1] in weights:
-            _transpose(weights[node.input[1]], node, model.graph, shared=readers.count(node.input[1]) > 1)
+            shared = readers.count(node.input[1]) > 1 or node.input[1] in elsewhere
+            _transpose(weights[node.input[1]], node, model.graph, shared=shared)
             flag.i = 0
     external = path.with_name("model.onnx.data").exists()
     location = "model.onnx.data" if external else None

@@ -20,7 +20,7 @@ from tasks.runtimes.onnxruntime_errors import plain_errors
 from tasks.sources.float_search import Candidate, CurvePoint
 from tasks.sources.node_roles import Roles
 from tasks.sources.onnx_graph import external_files, load_graph
-from tasks.sources.onnx_qdq import DEQUANTIZE, QuantizedNode, bypass, drop_unread, named, quantized_nodes
+from tasks.sources.onnx_qdq import DEQUANTIZE, QuantizedNode, bypass, drop_unread, name_nodes, named, quantized_nodes
 from tasks.sources.typed_metrics import TypedMetrics, typed_metrics
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class RepairReport(Frozen):
     """What was floated, what it brought, and how it was found.
 
     `before` and `after` are errors by golden set: the search looked at the one, the other confirmed. The metrics are
-    None where the goal did not ask for one.
+    None where the goal did not ask for one, or another bound had failed already.
     """
 
     quantized_nodes: int
@@ -121,6 +121,7 @@ class _Switched:
 
     def __init__(self, model: Path) -> None:
         graph = load_graph(model)
+        name_nodes(graph.graph)  # the quantiser's own nodes may have none
         self.nodes = quantized_nodes(graph)
         roles, nodes = Roles(graph), named(graph)
         self.candidates = tuple(
@@ -206,6 +207,7 @@ def _insert_switches(model: "onnx.ModelProto", nodes: Sequence[QuantizedNode]) -
 def apply_repair(request: ApplyRequest) -> TypedMetrics:
     """Write the model.onnx whose chosen nodes compute in float."""
     model = load_graph(request.model)
+    name_nodes(model.graph)
     bypass(model, set(request.floated))
     typed = typed_metrics(model)
     if not typed.computes_quantized:

@@ -22,10 +22,12 @@ def take_typed(request: TypedRequest) -> TypedMetrics:
     """Link the model with its external data, and count casts, Q/DQ nodes and initializers of the lower precision."""
     graph = load_graph(request.model)
     typed = typed_metrics(graph)
-    if request.kind == "fp32" and typed.facts.half:
-        raise StepError(
-            "most weights of the graph are in a 16-bit type: it is no fp32", "take it as it is: `precisions: [typed]`"
-        )
+    if request.kind == "fp32" and typed.facts.typed:
+        what = "holds Q/DQ nodes" if typed.facts.quantized else "has most of its weights in a 16-bit type"
+        raise StepError(f"the graph {what}: it is no fp32", "take it as it is: `precisions: [typed]`")
+    if request.kind == "typed" and not typed.facts.typed:
+        cure = "ask for fp32, or for the precision that it should be brought to"
+        raise StepError("the graph has no precision of its own: neither Q/DQ nodes nor 16-bit weights", cure)
     for name in (request.model.name, *external_files(graph)):
         link_or_copy(request.model.parent / name, request.folder / name)
     return typed

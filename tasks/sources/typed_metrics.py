@@ -40,9 +40,17 @@ class TypedMetrics(Frozen):
         return self.low_precision_initializers + self.low_precision_casts
 
     @property
+    def computing(self) -> tuple[int, int]:
+        """How many convolutions, matrix products and the like compute on dequantised inputs, and how many there are."""
+        lowered, every = (
+            sum(counts.get(name, 0) for name in _COMPUTING) for counts in (self.quantized, self.facts.operators)
+        )
+        return lowered, every
+
+    @property
     def computes_quantized(self) -> bool:
-        """Whether a convolution, a matrix product or the like computes on dequantised inputs."""
-        return not _COMPUTING.isdisjoint(self.quantized)
+        """Whether anything that is worth it computes on dequantised inputs."""
+        return self.computing[0] > 0
 
 
 def typed_metrics(model: "onnx.ModelProto") -> TypedMetrics:
@@ -68,7 +76,7 @@ def _casts_to(node: "onnx.NodeProto") -> int | None:
 
 
 def excluded_nodes(model: "onnx.ModelProto", patterns: tuple[str, ...], op_types: tuple[str, ...]) -> list[str]:
-    """Names of the nodes that match a pattern; raise StepError where a pattern or a type means no node at all."""
+    """Names of the nodes that match a pattern or are of a type; raise StepError where one of those means no node."""
     names = list(named(model))
     found: list[str] = []
     for pattern in patterns:
@@ -82,4 +90,14 @@ def excluded_nodes(model: "onnx.ModelProto", patterns: tuple[str, ...], op_types
         if op_type not in present:
             cure = f"{nearest(op_type, present)}the graph has {', '.join(present)}"
             raise StepError(f"exclude.op_types: the graph has no node of type {op_type!r}", cure)
+        found += [node.name for node in model.graph.node if node.op_type == op_type]
     return list(dict.fromkeys(found))
+
+
+def check_lowerable(model: "onnx.ModelProto", kind: str) -> None:
+    """Refuse a graph that has a precision of its own: it holds Q/DQ nodes, or its weights are in a 16-bit type."""
+    facts = read_facts(model)
+    if facts.typed:
+        what = "holds Q/DQ nodes already" if facts.quantized else "has its weights in a 16-bit type already"
+        cure = "build it as it is: `precisions: [typed]`"
+        raise StepError(f"the graph {what}, and is not brought to {kind} again", cure)

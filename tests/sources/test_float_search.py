@@ -44,11 +44,11 @@ SHARES = {"add0": 0.2, "add1": 0.1, "add2": 0.01, "add3": 0.01, "out0": 0.02, "o
 
 
 def test_what_reaches_its_goal_already_is_left_as_it_is() -> None:
-    assert Search(NODES, Known(SHARES, 0.5), never).run() == frozenset()
+    assert Search(NODES, Known(SHARES, 0.5), never, "rel_l2 0.1").run() == frozenset()
 
 
 def test_only_the_nodes_that_matter_of_the_operator_that_matters_are_floated() -> None:
-    search = Search(NODES, Known(SHARES, 0.12), never)
+    search = Search(NODES, Known(SHARES, 0.12), never, "rel_l2 0.1")
     assert search.run() == {"add0", "add1"}
     assert search.curve[0].floated == 0
     assert search.curve[0].rel_l2 == pytest.approx(0.38)
@@ -56,12 +56,12 @@ def test_only_the_nodes_that_matter_of_the_operator_that_matters_are_floated() -
 
 
 def test_roles_are_given_back_whole() -> None:
-    found = Search(NODES, Known({"out0": 0.1, "out1": 0.1, "out2": 0.1, "q0": 0.01}, 0.05), never).run()
+    found = Search(NODES, Known({"out0": 0.1, "out1": 0.1, "out2": 0.1, "q0": 0.01}, 0.05), never, "rel_l2 0.1").run()
     assert found == {"out0", "out1", "out2"}
 
 
 def test_a_second_operator_is_floated_where_one_is_not_enough() -> None:
-    found = Search(NODES, Known(SHARES, 0.03), never).run()
+    found = Search(NODES, Known(SHARES, 0.03), never, "rel_l2 0.1").run()
     assert {"add0", "add1"} <= found
     assert found & {"out0", "out1", "out2"}
     assert "q0" not in found
@@ -69,24 +69,26 @@ def test_a_second_operator_is_floated_where_one_is_not_enough() -> None:
 
 def test_what_is_not_confirmed_is_not_taken() -> None:
     without_one = Known(SHARES, 0.12, refused=lambda floated: "add3" not in floated)
-    assert Search(NODES, without_one, never).run() == {"add0", "add1", "add3"} or without_one.accepts(
-        Search(NODES, without_one, never).run()
+    assert Search(NODES, without_one, never, "rel_l2 0.1").run() == {"add0", "add1", "add3"} or without_one.accepts(
+        Search(NODES, without_one, never, "rel_l2 0.1").run()
     )
 
 
 def test_a_goal_out_of_reach_is_told_with_the_best_that_was_found() -> None:
-    with pytest.raises(StepError, match=r"cannot reach its goal: with 8 of 8 nodes in float .* rel_l2 0") as refusal:
-        Search(NODES, Known(SHARES, -1.0), never).run()
-    assert "--where" in refusal.value.cure
+    with pytest.raises(
+        StepError, match=r"cannot reach its goal \(rel_l2 0.1\): with 8 of 8 nodes in float .* rel_l2 0"
+    ) as refusal:
+        Search(NODES, Known(SHARES, -1.0), never, "rel_l2 0.1").run()
+    assert "aim lower" in refusal.value.cure
 
 
 def test_time_that_is_over_before_the_goal_is_an_error() -> None:
     with pytest.raises(StepError, match="in its time"):
-        Search(NODES, Known(SHARES, 0.03), lambda: True).run()
+        Search(NODES, Known(SHARES, 0.03), lambda: True, "rel_l2 0.1").run()
 
 
 def test_time_that_is_over_after_the_goal_costs_only_the_refinement() -> None:
-    assert Search(NODES, Known(SHARES, 0.12), lambda: True).run() == {"add0", "add1", "add2", "add3"}
+    assert Search(NODES, Known(SHARES, 0.12), lambda: True, "rel_l2 0.1").run() == {"add0", "add1", "add2", "add3"}
 
 
 def test_counts_by_operator() -> None:

@@ -228,3 +228,98 @@ def test_a_pair_that_another_node_reads_stays() -> None:
     bypass(model, {"other"})
     assert [node.op_type for node in model.graph.node] == ["Relu", "Neg"]
     assert not model.graph.initializer
+
+
+def mlp(*names: str) -> onnx.ModelProto:
+    """A chain of products of 32 x 32, whose nodes have these names."""
+    random = np.random.default_rng(6)
+    nodes, source, weights = [], "x", {}
+    for index, name in enumerate(names):
+        weights[f"w{index}"] = random.normal(size=(32, 32)).astype(np.float32) / 6
+        nodes.append(helper.make_node("MatMul", [source, f"w{index}"], [f"m{index}"], name=name))
+        source = f"m{index}"
+    return graph(nodes, [value("x", ["batch", 32])], [value(source, ["batch", 32])], **weights)
+
+
+def chained(folder: Path, model: onnx.ModelProto, rows: int = 16, **changes: object) -> QuantizeRequest:
+    request = prepared(folder, model, **changes)
+    feeds: list[Tensors] = [{"x": np.random.default_rng(7).normal(size=(rows, 32)).astype(np.float32)}]
+    save_batches(folder / "calibration.safetensors", feeds)
+    return request
+
+
+def quantised_names(folder: Path) -> set[str]:
+    return {node.name for node in quantized_nodes(onnx.load(folder / "out" / "model.onnx")) if node.op_type == "MatMul"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "tool"),
+    [
+        ("int8", "max", "modelopt"),
+        ("fp8", "max", "modelopt"),
+        ("int4", "rtn", "modelopt"),
+        ("int8", "max", "onnxruntime"),
+    ],
+)
+def test_a_pattern_means_whole_names_with_every_tool(
+    workers: Workers, tmp_path: Path, kind: str, method: str, tool: str
+) -> None:
+    request = chained(tmp_path, mlp("mm", "mm2", "mm3"), kind=kind, method=method, tool=tool, exclude_nodes=("mm",))
+    quantized(workers, request)
+    assert quantised_names(tmp_path) == {"mm2", "mm3"}
+
+
+@pytest.mark.parametrize(("kind", "tool"), [("int8", "modelopt"), ("int4", "modelopt"), ("int8", "onnxruntime")])
+def test_excluding_every_node_of_a_type_leaves_nothing_quantised(
+    workers: Workers, tmp_path: Path, kind: str, tool: str
+) -> None:
+    method = "rtn" if kind == "int4" else "max"
+    request = chained(tmp_path, mlp("a", "b"), kind=kind, method=method, tool=tool, exclude_op_types=("MatMul",))
+    with pytest.raises(StepError, match=f"{kind} changed nothing.*once `exclude` is obeyed|cannot quantise"):
+        quantized(workers, request)
+
+
+def test_awq_takes_one_product_behind_the_other(workers: Workers, tmp_path: Path) -> None:
+    quantized(workers, chained(tmp_path, mlp("a", "b", "c"), kind="int4", method="awq"))
+    assert quantised_names(tmp_path) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_few_samples_a_batch_do_not_decide_what_is_quantised(workers: Workers, tmp_path: Path, rows: int) -> None:
+    quantized(workers, chained(tmp_path, mlp("a", "b"), rows=rows))
+    assert quantised_names(tmp_path) == {"a", "b"}
+
+
+def test_a_pair_behind_an_output_is_taken_away(workers: Workers, tmp_path: Path) -> None:
+    request = chained(tmp_path, mlp("a", "b"), tool="onnxruntime")
+    quantized(workers, request)
+    made = onnx.load(tmp_path / "out" / "model.onnx")
+    assert made.graph.output[0].name == "m1"
+    bypass(made, {"a", "b"})
+    assert not {node.op_type for node in made.graph.node} & {"QuantizeLinear", "DequantizeLinear"}
+
+
+def test_a_weight_that_a_branch_reads_too_is_left_as_it_is(workers: Workers, tmp_path: Path) -> None:
+    random = np.random.default_rng(8)
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [helper.make_node(op, ["g", "w"], [f"{name}_y"])], name, [], [value(f"{name}_y", ["batch", 32])]
+        )
+        for name, op in (("then", "MatMul"), ("else", "Add"))
+    }
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["g"], name="gemm", transB=1),
+        helper.make_node("ReduceSum", ["g"], ["total"], name="total", keepdims=0),
+        helper.make_node("Greater", ["total", "low"], ["yes"], name="greater"),
+        helper.make_node("If", ["yes"], ["y"], name="if", **branches),
+    ]
+    weights: dict[str, Any] = {
+        "w": random.normal(size=(32, 32)).astype(np.float32) / 6,
+        "low": np.array(-1e9, np.float32),
+    }
+    model = graph(nodes, [value("x", ["batch", 32])], [value("y", ["batch", 32])], **weights)
+    request = chained(tmp_path, model, kind="int4", method="rtn")
+    quantized(workers, request)
+    feeds: list[Tensors] = [{"x": random.normal(size=(4, 32)).astype(np.float32)}]
+    found, expected = (run_unoptimised(path, feeds)[0] for path in (tmp_path / "out" / "model.onnx", request.model))
+    assert worst(compare(found, expected).values()).rel_l2 < 0.3
