@@ -6,7 +6,7 @@ from tasks.context import Context
 from tasks.core.errors import CannotRun
 from tasks.core.report import Artifact
 from tasks.homes import ONNX
-from tasks.runtimes.base import CARD, ENGINE, BuildMetrics
+from tasks.runtimes.base import CARD, ENGINE, BuildMetrics, OpenOptions
 from tasks.runtimes.engines import RunReply, RunRequest, run_engine
 
 OUTPUTS = "outputs.safetensors"
@@ -26,5 +26,6 @@ def run_built(context: Context, built: Artifact, feeds: Path, folder: Path) -> R
         card=context.file(built, CARD),
         feeds=feeds,
         outputs=folder / OUTPUTS,
+        options=OpenOptions(timed=False),
     )
     return context.call(ONNX, run_engine, request, folder)

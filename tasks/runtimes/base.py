@@ -91,9 +91,10 @@ class BuildMetrics(Frozen):
 
 
 class OpenOptions(Frozen):
-    """What may differ each time an engine is opened; None takes what the card says."""
+    """What may differ each time an engine is opened; None takes what the card says. `timed`: nothing runs beside it."""
 
     threads: int | None = None
+    timed: bool = True
 
 
 class Samples(Frozen):

@@ -137,7 +137,7 @@ class OnnxRuntime:
             base.check_size(engine.with_name(_DATA), settings.data_bytes)
         if options.threads is not None:
             settings = settings.model_copy(update={"intra_op_num_threads": options.threads})
-        return OnnxRuntimeSession(engine, card, settings)
+        return OnnxRuntimeSession(engine, card, settings if options.timed else _quiet(settings))
 
 
 class OnnxRuntimeSession:
@@ -208,7 +208,12 @@ def cpu_identity() -> dict[str, str]:
 def open_unoptimised(model: Path) -> "onnxruntime.InferenceSession":
     """Open a graph on the CPU, to be run exactly as it is written."""
     settings = SessionSettings(optimization="disabled", intra_op_num_threads=base.physical_cores())
-    return _session(model, "disabled", settings)
+    return _session(model, "disabled", _quiet(settings))
+
+
+def _quiet(settings: SessionSettings) -> SessionSettings:
+    """Do not spin while waiting: nothing is timed, and another step's session wants the cores."""
+    return settings.model_copy(update={"allow_spinning": False})
 
 
 def _session(
@@ -287,8 +292,9 @@ class _Trial:
         """Write the engine at `level` and return its distance from the unoptimised graph, if it is not too far."""
         model, engine = self.request.model, self.folder / base.ENGINE
         beside = bool(base.external_files(model)) or model.stat().st_size > _LARGEST_INLINE_BYTES
-        optimised = self._distance(_session(model, level, self.settings, engine, weights_beside=beside), "optimised")
-        return max(optimised, self._distance(_session(engine, "disabled", self.settings), "saved"))
+        settings = _quiet(self.settings)
+        optimised = self._distance(_session(model, level, settings, engine, weights_beside=beside), "optimised")
+        return max(optimised, self._distance(_session(engine, "disabled", settings), "saved"))
 
     def _distance(self, session: "onnxruntime.InferenceSession", which: str) -> float:
         pairs = zip(_run(session, self.golden), self.expected, strict=True)
