@@ -65,7 +65,7 @@ def _cast(request: CastRequest, excluded: list[str]) -> "onnx.ModelProto":
             low_precision_type=request.kind,
             keep_io_types=True,
             nodes_to_exclude=[f"^{re.escape(name)}$" for name in excluded],
-            op_types_to_exclude=list(_KEPT[request.kind]),
+            op_types_to_exclude=[*request.exclude_op_types, *_KEPT[request.kind]],
             calibration_data=str(_range_data(request)),
         )
     except Exception as error:

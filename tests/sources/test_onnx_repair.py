@@ -14,6 +14,13 @@ from tasks.sources.onnx_repair import SETS, ApplyRequest, RepairOpening, RepairT
 from tests.projects import graph, value
 
 
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker has a scratch folder for temporary files."""
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+
+
 def pair(name: str, source: str) -> list[onnx.NodeProto]:
     return [
         helper.make_node("QuantizeLinear", [source, f"{name}_s", "zero"], [f"{name}_q"], name=f"{name}_quantize"),
