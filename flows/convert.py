@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from flows.findings import Finding, Findings
+from flows.regression import Baseline, baseline_of, judged, scored
 from flows.submit import Result, Submit
 from tasks.benchmark import BenchmarkMetrics, Contender, benchmark
 from tasks.build import build
@@ -71,31 +73,6 @@ class Branch:
     score: Result[Artifact] | None
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What became of one result; what is None was not reached."""
-
-    target: Target
-    verdict: Verdict
-    built: Artifact | None = None
-    typed: Artifact | None = None
-    unrepaired: Artifact | None = None
-    calibration: Artifact | None = None
-    parity: ParityMetrics | None = None
-    metric: float | None = None
-
-
-@dataclass(frozen=True)
-class Findings:
-    """All results of a pipeline, before anything is promoted."""
-
-    results: tuple[Finding, ...]
-    benchmark: BenchmarkMetrics | None
-    source_metric: float | None
-    failure: TrtflowError | None
-    data: Artifact | None
-
-
 def targets(config: PipelineConfig, *, typed: bool) -> list[Target]:
     """What is to be built: every precision for every engine that wants it, defaults filled in."""
     calibrated = config.data.calibration is not None
@@ -133,7 +110,10 @@ def convert_known(context: Context, submit: Submit, facts: GraphFacts | None) ->
     skipped = [_skipped(target) for target in wanted if target not in here]
     results = (*(_finding(context, trunk, branch, source) for branch in branches), *skipped)
     failure = _first_error(trunk.steps())
-    measured, broken = _measure(context, submit, trunk, results)
+    baseline = baseline_of(context, results)
+    score = scored(context, submit, baseline, trunk.data, trunk.exported)
+    measured, broken = _measure(context, submit, trunk, results, baseline)
+    results = judged(context, results, measured, baseline, score)
     return Findings(results, measured, source, failure or broken, None if failure else trunk.data.result())
 
 
@@ -277,21 +257,32 @@ def _synthetic(context: Context) -> bool:
 
 
 def _measure(
-    context: Context, submit: Submit, trunk: Trunk, results: Sequence[Finding]
+    context: Context, submit: Submit, trunk: Trunk, results: Sequence[Finding], baseline: Baseline | None
 ) -> tuple[BenchmarkMetrics | None, TrtflowError | None]:
     """Time what passed; the benchmark's own failure fails the run, not the engines."""
-    passed = [
-        Contender(target=found.target, built=found.built)
-        for found in results
-        if found.verdict.status == "passed" and found.built is not None
+    contenders = [
+        *_contenders(results),
+        *([baseline.contender] if baseline and baseline.contender and _times_promoted(context) else []),
     ]
-    if not passed:
+    if not any(contender.engine for contender in contenders):
         return None, None
-    passed += [
-        Contender(target=found.target.unrepaired, built=found.unrepaired, repaired=found.target.id)
-        for found in results
-        if found.verdict.status == "passed" and found.unrepaired is not None and found.unrepaired != found.built
-    ]
-    measured = submit(benchmark, "", context, trunk.signature, trunk.data, trunk.exported, passed)
+    measured = submit(benchmark, "", context, trunk.signature, trunk.data, trunk.exported, contenders)
     error = _first_error([measured])
     return (None, error) if error else (context.metrics(measured.result(), BenchmarkMetrics), None)
+
+
+def _times_promoted(context: Context) -> bool:
+    return context.config.gates.latency_regression is not None
+
+
+def _contenders(results: Sequence[Finding]) -> Iterator[Contender]:
+    """What passed, then what the repaired ones of it were made from."""
+    passed = [found for found in results if found.verdict.status == "passed"]
+    for found in passed:
+        if found.built is not None:
+            own, plain = found.target, found.target.precision.kind == "fp32"
+            yield Contender(name=own.id, built=found.built, engine=own.engine.name, plain=plain)
+    for found in passed:
+        if found.unrepaired is not None and found.unrepaired != found.built:
+            before = found.target.unrepaired
+            yield Contender(name=before.id, built=found.unrepaired, engine=before.engine.name, repaired=found.target.id)

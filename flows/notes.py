@@ -1,6 +1,6 @@
 """What a reader of a run must know beside its figures."""
 
-from flows.convert import Finding, Findings
+from flows.findings import Finding, Findings
 from tasks.benchmark import BenchmarkMetrics
 from tasks.context import Context
 from tasks.core.report import Artifact

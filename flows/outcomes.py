@@ -1,6 +1,6 @@
 """From what the DAG found to what a run tells."""
 
-from flows.convert import Finding, Findings
+from flows.findings import Finding, Findings
 from tasks.benchmark import EAGER, BenchmarkMetrics
 from tasks.context import Context
 from tasks.core.outcome import EngineOutcome, HopOutcome, LatencyOutcome, ParityOutcome
@@ -86,10 +86,19 @@ def passes(findings: Findings) -> bool:
 
 
 def candidates(context: Context, findings: Findings) -> list[Candidate]:
-    """What may be promoted: what passed, but for runtimes that are yardsticks."""
+    """What may be promoted: what passed and does not regress, but for runtimes that are yardsticks."""
     outcomes = engine_outcomes(context, findings)
     return [
         Candidate(outcome=outcome, built=found.built)
         for outcome, found in zip(outcomes, findings.results, strict=True)
-        if outcome.status == "passed" and found.built is not None and found.target.engine.runtime in DEPLOYABLE
+        if found.built is not None and _deployable(found) and not found.regression
     ]
+
+
+def regressed(findings: Findings) -> list[Finding]:
+    """What might have been promoted if it were no worse than what is in force."""
+    return [found for found in findings.results if _deployable(found) and found.regression]
+
+
+def _deployable(found: Finding) -> bool:
+    return found.verdict.status == "passed" and found.target.engine.runtime in DEPLOYABLE

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.convert import Findings, convert, convert_known
+from flows.convert import convert, convert_known
+from flows.findings import Findings
 from flows.journal import Journal
 from flows.notes import notes_of
-from flows.outcomes import candidates, engine_outcomes, passes
+from flows.outcomes import candidates, engine_outcomes, passes, regressed
 from flows.submit import Submit, ThreadSubmit, Unreached
 from tasks.context import Context
 from tasks.core.config import PipelineConfig
@@ -147,6 +148,10 @@ def _convert_and_promote(run: Run, context: Context, submit: Submit) -> _Ending:
     if not passes(findings):
         return _Ending("failed", findings, failure=str(findings.failure) if findings.failure else None)
     offered = candidates(context, findings)
+    worse = [] if offered else regressed(findings)
+    if worse:
+        reasons = "; ".join(f"{found.target.id}: {found.regression}" for found in worse)
+        return _Ending("failed", findings, failure=f"nothing may take the place of what is promoted: {reasons}")
     try:
         promoted = submit(promote, "", context, offered).result()
     except ArtifactDamaged:

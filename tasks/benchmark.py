@@ -1,6 +1,7 @@
 """Step `benchmark`: every engine that passed parity, and the baselines, timed in turns on an otherwise idle host."""
 
 import contextlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -8,6 +9,7 @@ from typing import TypeAlias
 from tasks.context import Context, Files, Work, params
 from tasks.core.config import TorchModel
 from tasks.core.environment import cpu_host, gpu_host
+from tasks.core.errors import StepError, WorkerError
 from tasks.core.frozen import Frozen
 from tasks.core.report import Artifact, Recipe
 from tasks.core.sets import GOLDEN
@@ -31,9 +33,8 @@ from tasks.runtimes.timing import (
 from tasks.sources.declared import declared_files, torch_source
 from tasks.sources.torch_timing import TorchTimeOpening, time_torch
 from tasks.step import StepOptions, step
-from tasks.target import Target
 
-OPTIONS = StepOptions("benchmark", version=1)
+OPTIONS = StepOptions("benchmark", version=2)
 # Each candidate's seconds are spread over so many turns, so that a drift of the host hits all alike.
 ROUNDS = 20
 # Share of the measured time that each candidate is warmed up for, first.
@@ -44,11 +45,17 @@ Timed: TypeAlias = Conversation[TimeTurn, TimeReply]
 
 
 class Contender(Frozen):
-    """An engine that may be timed: it passed parity, or is what `repaired`, the id of one that did, was made from."""
+    """An engine to time: `engine` and `plain` say of a result which engine of the YAML it is for, and if it is fp32.
 
-    target: Target
+    Beside results: what the result `repaired` was made from, and the engine that is promoted now.
+    """
+
+    name: str
     built: Artifact
+    engine: str = ""
+    plain: bool = False
     repaired: str = ""
+    promoted: bool = False
 
 
 class Opening(Frozen):
@@ -60,11 +67,15 @@ class Opening(Frozen):
 
 
 class BenchmarkMetrics(Frozen):
-    """Figures by candidate and point; the raw samples are in samples.npz."""
+    """Figures by candidate and point; the raw samples are in samples.npz.
+
+    `promoted_missing` is why the engine that is promoted now, and was to be timed beside the others, did not open.
+    """
 
     points: tuple[PointFigures, ...]
     openings: dict[str, Opening]
     baselines_missing: str | None
+    promoted_missing: str | None = None
 
 
 @step(OPTIONS)
@@ -76,7 +87,7 @@ def benchmark(
     recipe = context.using(
         plan.recipe(exported),
         golden=Files(data, (GOLDEN,)),
-        **{contender.target.id: Files(contender.built, (ENGINE, CARD)) for contender in contenders},
+        **{contender.name: Files(contender.built, (ENGINE, CARD)) for contender in contenders},
     )
     names = tuple(context.store.report(exported).metrics["facts"]["outputs"])  # type: ignore[index,call-overload,arg-type]
 
@@ -89,11 +100,17 @@ def benchmark(
             timed = plan.open(stack, feeds, names)
             samples = plan.measure(timed, prepared)
             last = {name: talk.first for name, talk in timed.items()}
-        figures = FiguresRequest(points=samples, comparisons=plan.comparisons(), samples=folder / "samples.npz")
+        figures = FiguresRequest(
+            points=samples,
+            comparisons=plan.comparisons(),
+            rivals=plan.rivals(),
+            samples=folder / "samples.npz",
+        )
         metrics = BenchmarkMetrics(
             points=context.workers.call(ONNX, sum_up, figures).points,
             openings={name: _opening(reply) for name, reply in last.items()},
             baselines_missing=plan.missing_baseline(),
+            promoted_missing=plan.promoted_missing,
         )
         return Made(params(metrics))
 
@@ -130,6 +147,8 @@ class _Plan:
         self.points = points
         config = context.config
         self.eager = config.benchmark.baselines and isinstance(config.model, TorchModel)
+        self.gated = config.gates.latency_regression is not None
+        self.promoted_missing: str | None = None
 
     def recipe(self, exported: Artifact) -> Recipe:
         """All that the figures depend on beside the engines: how long, where, and on which host."""
@@ -144,6 +163,7 @@ class _Plan:
                     "baselines": config.baselines,
                     "rounds": ROUNDS,
                     "source": exported.key if self.eager else None,
+                    "rivals": self.gated,
                 },
                 "host": cpu_host() | gpu_host(),
                 "sources": declared_files(self.context) if self.eager else {},
@@ -157,7 +177,15 @@ class _Plan:
         for contender in self.contenders:
             engine, card = (context.file(contender.built, name) for name in (ENGINE, CARD))
             opening = TimeOpening(engine=engine, card=card, feeds=feeds)
-            timed[contender.target.id] = stack.enter_context(context.workers.converse(ONNX, time_engine, opening))
+            try:
+                timed[contender.name] = stack.enter_context(context.workers.converse(ONNX, time_engine, opening))
+            except WorkerError:
+                raise
+            except StepError as error:
+                if not contender.promoted:
+                    raise
+                # Made by another version of its runtime, say: a fact that the regression gate has to deal with.
+                self.promoted_missing = error.message
         if self.eager:
             source = torch_source(context, self.signature)
             eager = TorchTimeOpening(source=source, outputs=outputs, feeds=feeds)
@@ -178,18 +206,25 @@ class _Plan:
 
     def comparisons(self) -> tuple[Comparison, ...]:
         """Each contender against the source framework, and against fp32 on its own runtime."""
-        plain = {c.target.engine.name: c.target.id for c in self.contenders if c.target.precision.kind == "fp32"}
+        plain = {contender.engine: contender.name for contender in self.contenders if contender.plain}
         found = []
         for contender in self.contenders:
-            own = contender.target
+            own = contender.name
             if contender.repaired:
-                found.append(Comparison(candidate=contender.repaired, against=own.id))
+                found.append(Comparison(candidate=contender.repaired, against=own))
                 continue
             if self.eager:
-                found.append(Comparison(candidate=own.id, against=EAGER))
-            if plain.get(own.engine.name, own.id) != own.id:
-                found.append(Comparison(candidate=own.id, against=plain[own.engine.name]))
+                found.append(Comparison(candidate=own, against=EAGER))
+            if plain.get(contender.engine, own) != own:
+                found.append(Comparison(candidate=own, against=plain[contender.engine]))
         return tuple(found)
+
+    def rivals(self) -> tuple[Comparison, ...]:
+        """Every two that might take each other's place, where the regression gate asks how they compare."""
+        if not self.gated:
+            return ()
+        names = [contender.name for contender in self.contenders if not contender.repaired]
+        return tuple(Comparison(candidate=one, against=other) for one, other in itertools.permutations(names, 2))
 
     def missing_baseline(self) -> str | None:
         """Why the source framework was not timed, where it was not."""

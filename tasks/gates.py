@@ -9,6 +9,7 @@ from tasks.core.frozen import Frozen
 from tasks.core.metrics import OutputError
 from tasks.core.outcome import EngineStatus
 from tasks.core.tolerances import PARITY, Tolerance, excess
+from tasks.runtimes.timing import Speedup
 from tasks.target import Target
 
 # Absolute; one point of top-1 is what int8 is commonly allowed to cost.
@@ -27,6 +28,19 @@ class Score(Frozen):
 
     engine: FiniteFloat  # NaN would pass every comparison
     source: FiniteFloat
+
+
+class Rivalry(Frozen):
+    """How a result compares with the engine that is promoted.
+
+    `speedup` is the result's against it, at the point by which the pipeline promotes; `metrics` are the result's and
+    that engine's, on the same data; `missing` is why a comparison that is not there could not be made.
+    """
+
+    promoted: str
+    speedup: Speedup | None
+    metrics: tuple[FiniteFloat, FiniteFloat] | None
+    missing: str = ""
 
 
 def judge_parity(target: Target, gates: GatesConfig, error: OutputError, *, metric: bool) -> Verdict:
@@ -63,6 +77,49 @@ def judge_metric(gates: GatesConfig, metric: MetricConfig, score: Score) -> Verd
             [f"{score.engine:.6g} against the source's {score.source:.6g}: it lost {lost:.4g}, {allowed:g} is allowed"],
         )
     return Verdict(status="passed", reason=f"metric {score.engine:.6g} (source {score.source:.6g})")
+
+
+def regressions(gates: GatesConfig, metric: MetricConfig | None, rivalry: Rivalry) -> list[str]:
+    """List what a result is worse in than the engine that is promoted; what cannot be told counts as worse."""
+    found: list[str] = []
+    if gates.latency_regression is not None:
+        found += _latency_regression(gates.latency_regression, rivalry)
+    if gates.metric_regression is not None and metric is not None:
+        found += _metric_regression(gates.metric_regression, metric, rivalry)
+    return found
+
+
+def _latency_regression(allowed: float, rivalry: Rivalry) -> list[str]:
+    """Broken only if the whole interval of the ratio is beyond what is allowed: noise is no regression."""
+    speedup = rivalry.speedup
+    if speedup is None:
+        return [_undecided("latency_regression", rivalry, rivalry.missing or "it was not timed")]
+    if speedup.ci95 is None:
+        cure = "the benchmark took too few turns for an interval: raise benchmark.seconds"
+        return [_undecided("latency_regression", rivalry, cure)]
+    low, high = 1 / speedup.ci95[1], 1 / speedup.ci95[0]
+    if low <= 1 + allowed:
+        return []
+    took = f"the median latency is {1 / speedup.ratio:.3g} times ({low:.3g} to {high:.3g})"
+    return [f"latency_regression: {took} that of the promoted {rivalry.promoted}, {1 + allowed:g} is allowed"]
+
+
+def _metric_regression(allowed: float, metric: MetricConfig, rivalry: Rivalry) -> list[str]:
+    if rivalry.metrics is None:
+        return [_undecided("metric_regression", rivalry, rivalry.missing or "it was not scored")]
+    own, promoted = rivalry.metrics
+    lost = promoted - own if metric.higher_is_better else own - promoted
+    if lost <= allowed:
+        return []
+    against = f"{own:.6g} against {promoted:.6g} of the promoted {rivalry.promoted}"
+    return [f"metric_regression: {against}: it lost {lost:.4g}, {allowed:g} is allowed"]
+
+
+def _undecided(gate: str, rivalry: Rivalry, reason: str) -> str:
+    return (
+        f"{gate} cannot be decided against the promoted {rivalry.promoted}: {reason} "
+        "(to promote all the same: run once without this gate, or roll the promoted engine back)"
+    )
 
 
 def _failed(gate: str, broken: list[str]) -> Verdict:

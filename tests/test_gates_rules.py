@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from tasks.core.config import EngineConfig, GatesConfig, MetricConfig, PrecisionConfig
 from tasks.core.config_precision import PrecisionKind
 from tasks.core.metrics import UNBOUNDED, OutputError
-from tasks.gates import DEFAULT_METRIC_DROP, Score, judge_metric, judge_parity
+from tasks.gates import DEFAULT_METRIC_DROP, Rivalry, Score, judge_metric, judge_parity, regressions
+from tasks.runtimes.timing import Speedup
 from tasks.target import Target
 
 EXACT = OutputError(max_abs_error=0, rel_l2=0, cosine=1)
@@ -119,3 +120,41 @@ def test_floor_and_ceiling_hold_however_the_source_does() -> None:
 def test_a_score_that_is_no_number_cannot_be_judged(value: float) -> None:
     with pytest.raises(ValidationError):
         Score(engine=value, source=0.5)
+
+
+def rival(ratio: float, ci95: tuple[float, float] | None) -> Rivalry:
+    return Rivalry(promoted="ort/fp16", speedup=Speedup(against="ort/fp16", ratio=ratio, ci95=ci95), metrics=None)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "ci95", "broken"),
+    [
+        (1.0, (0.99, 1.01), False),
+        (0.9, (0.80, 0.96), False),  # the point is beyond what is allowed, and the interval is not
+        (0.9, (0.88, 0.92), True),
+        (1.5, (1.4, 1.6), False),
+    ],
+)
+def test_a_latency_regresses_only_if_its_whole_interval_does(
+    ratio: float, ci95: tuple[float, float], broken: bool
+) -> None:
+    found = regressions(GatesConfig(latency_regression=0.05), None, rival(ratio, ci95))
+    assert bool(found) == broken
+    assert all("1.05 is allowed" in reason for reason in found)
+
+
+def test_a_regression_that_cannot_be_told_counts_as_one() -> None:
+    latency, metric = GatesConfig(latency_regression=0.05), GatesConfig(metric_regression=0.0)
+    unknown = Rivalry(promoted="ort/fp16", speedup=None, metrics=None, missing="it is gone")
+    assert "cannot be decided against the promoted ort/fp16: it is gone" in regressions(latency, None, unknown)[0]
+    assert "raise benchmark.seconds" in regressions(latency, None, rival(1.0, None))[0]
+    assert "it is gone" in regressions(metric, RISING, unknown)[0]
+    assert regressions(GatesConfig(), RISING, unknown) == []
+
+
+@pytest.mark.parametrize(
+    ("metric", "own", "broken"), [(RISING, 0.97, True), (RISING, 1.0, False), (FALLING, 1.0, True)]
+)
+def test_a_metric_regresses_against_the_promoted_engine(metric: MetricConfig, own: float, broken: bool) -> None:
+    rivalry = Rivalry(promoted="ort/fp16", speedup=None, metrics=(own, 0.985))
+    assert bool(regressions(GatesConfig(metric_regression=0.01), metric, rivalry)) == broken

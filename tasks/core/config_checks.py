@@ -148,6 +148,8 @@ def metric_problems(data: DataConfig, gates: GatesConfig, promote: PromoteConfig
     cure = "add data.evaluation.metric"
     if gates.metric_drop is not None:
         yield Problem("'metric_drop' has no metric to drop", cure, ("gates", "metric_drop"))
+    if gates.metric_regression is not None:
+        yield Problem("'metric_regression' has no metric to compare", cure, ("gates", "metric_regression"))
     if promote.by == "metric":
         yield Problem("there is no metric to promote by", cure, ("promote", "by"))
 

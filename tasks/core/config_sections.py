@@ -154,9 +154,15 @@ _BOUNDS = tuple(ParityGate.model_fields)
 
 
 class GatesConfig(Section):
-    """What an engine must pass; `metric_drop` is absolute, and 0.01 where there is a metric and none is given."""
+    """What an engine must pass; `metric_drop` is absolute, and 0.01 where there is a metric and none is given.
+
+    The regressions are against the engine that is promoted: `latency_regression` is the share by which the median
+    latency may be longer (0.05: five percent), `metric_regression` is absolute.
+    """
 
     metric_drop: float | None = Field(default=None, ge=0)
+    latency_regression: float | None = Field(default=None, ge=0)
+    metric_regression: float | None = Field(default=None, ge=0)
     parity: dict[str, ParityGate] = Field(default_factory=dict)
 
 

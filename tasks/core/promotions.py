@@ -72,6 +72,11 @@ class Promotions:
         """What is in force."""
         return _replay(self.records())[0]
 
+    def in_force(self) -> list[Promotion]:
+        """What is in force, then what was before it, newest first; what was rolled back is left out."""
+        state, before = _replay(self.records())
+        return [state.current, *reversed(before)] if state.current else []
+
     def promote(self, choice: Choice, *, by_hand: bool = False) -> Promotion:
         """Put an engine in force, unless it is already; by hand this also lifts the bar of its key."""
         with self._alone():

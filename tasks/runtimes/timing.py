@@ -61,10 +61,11 @@ class Comparison(Frozen):
 
 
 class FiguresRequest(Frozen):
-    """Raw times to sum up, and where to keep them."""
+    """Raw times to sum up, and where to keep them; `rivals` are compared beside what a report shows."""
 
     points: tuple[PointSamples, ...]
     comparisons: tuple[Comparison, ...]
+    rivals: tuple[Comparison, ...] = ()
     samples: Path
 
 
@@ -80,7 +81,10 @@ class Speedup(Frozen):
 
 
 class PointFigures(Frozen):
-    """Latency of one candidate at one point: percentiles of the pooled samples, None where they are too few."""
+    """Latency of one candidate at one point: percentiles of the pooled samples, None where they are too few.
+
+    `speedups` are against what reports compare it with, `rivals` against all others that might take its place.
+    """
 
     name: str
     at: dict[str, int]
@@ -93,6 +97,7 @@ class PointFigures(Frozen):
     round_variation: float
     noisy: bool
     speedups: tuple[Speedup, ...]
+    rivals: tuple[Speedup, ...] = ()
 
 
 class Figures(Frozen):
@@ -130,7 +135,11 @@ def _figures(point: PointSamples, timed: TimedRounds, request: FiguresRequest) -
     medians = _medians(timed)
     variation = float(np.std(medians) / np.mean(medians))
     by_name = {other.name: other for other in point.timed}
-    baselines = [c.against for c in request.comparisons if c.candidate == timed.name and c.against in by_name]
+
+    def compared(comparisons: tuple[Comparison, ...]) -> tuple[Speedup, ...]:
+        others = [c.against for c in comparisons if c.candidate == timed.name and c.against in by_name]
+        return tuple(_speedup(timed, by_name[name]) for name in others)
+
     return PointFigures(
         name=timed.name,
         at=point.at,
@@ -142,7 +151,8 @@ def _figures(point: PointSamples, timed: TimedRounds, request: FiguresRequest) -
         throughput_per_s=1000.0 * point.samples_per_inference / float(pooled.mean()),
         round_variation=variation,
         noisy=variation > NOISY,
-        speedups=tuple(_speedup(timed, by_name[name]) for name in baselines),
+        speedups=compared(request.comparisons),
+        rivals=compared(request.rivals),
     )
 
 

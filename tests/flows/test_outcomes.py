@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.convert import Finding, Findings
+from flows.findings import Finding, Findings
 from flows.outcomes import passes
 from tasks.core.config import EngineConfig, PrecisionConfig
 from tasks.core.errors import StepError

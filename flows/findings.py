@@ -1,0 +1,39 @@
+"""What the DAG of a pipeline found: values, before a run tells and promotes."""
+
+from dataclasses import dataclass
+
+from tasks.benchmark import BenchmarkMetrics
+from tasks.core.errors import TrtflowError
+from tasks.core.report import Artifact
+from tasks.gates import Verdict
+from tasks.parity import ParityMetrics
+from tasks.target import Target
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one result; what is None was not reached.
+
+    `regression` is why a result that passed may not take the place of the engine that is promoted.
+    """
+
+    target: Target
+    verdict: Verdict
+    built: Artifact | None = None
+    typed: Artifact | None = None
+    unrepaired: Artifact | None = None
+    calibration: Artifact | None = None
+    parity: ParityMetrics | None = None
+    metric: float | None = None
+    regression: str = ""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All results of a pipeline, before anything is promoted."""
+
+    results: tuple[Finding, ...]
+    benchmark: BenchmarkMetrics | None
+    source_metric: float | None
+    failure: TrtflowError | None
+    data: Artifact | None
