@@ -25,7 +25,7 @@ from tasks.parity import ParityMetrics, parity
 from tasks.prune import prune
 from tasks.quantize import quantize
 from tasks.repair import repair
-from tasks.runtimes.load import DEPLOYABLE, installed
+from tasks.runtimes.load import DEPLOYABLE, installed, runs_here
 from tasks.sources.onnx_graph import GraphFacts
 from tasks.target import Target
 
@@ -77,7 +77,12 @@ def targets(config: PipelineConfig, *, typed: bool) -> list[Target]:
     """What is to be built: every precision for every engine that wants it, defaults filled in."""
     calibrated = config.data.calibration is not None
     kinds = config.precisions or _default_precisions(typed=typed, calibrated=calibrated)
-    engines = config.engines or tuple(EngineConfig(runtime=name, name=name) for name in DEPLOYABLE if installed(name))
+    engines = config.engines or tuple(
+        # What nobody asked for must not fail the run.
+        EngineConfig(runtime=name, name=name, optional=name != "onnxruntime")
+        for name in DEPLOYABLE
+        if installed(name) and runs_here(name)
+    )
     return [
         Target(engine=engine, precision=precision)
         for engine in engines

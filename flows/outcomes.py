@@ -26,7 +26,7 @@ def _engine_outcome(context: Context, found: Finding, measured: BenchmarkMetrics
         precision=target.precision.name,
         status=found.verdict.status,
         reason=found.verdict.reason,
-        artifact=_artifact(found),
+        artifact=_artifact(context, found),
         size_bytes=_size(context, found),
         parity=_parity(found.parity) if found.parity else None,
         metric=found.metric,
@@ -36,14 +36,19 @@ def _engine_outcome(context: Context, found: Finding, measured: BenchmarkMetrics
 
 def _size(context: Context, found: Finding) -> int | None:
     """Bytes of the engine, or of the typed graph where none was built, with the external data."""
-    if found.verdict.status == "built" and found.typed:
+    if found.verdict.status == "built" and found.typed and not _compiled(context, found):
         return sum(file.bytes for file in context.store.report(found.typed).files if file.name.startswith("model."))
     return context.metrics(found.built, BuildMetrics).size_bytes if found.built else None
 
 
-def _artifact(found: Finding) -> str | None:
-    made = found.typed if found.verdict.status == "built" else found.built
+def _artifact(context: Context, found: Finding) -> str | None:
+    made = found.typed if found.verdict.status == "built" and not _compiled(context, found) else found.built
     return made.folder if made else None
+
+
+def _compiled(context: Context, found: Finding) -> bool:
+    """Whether there is an engine, be it one that does not run here."""
+    return found.built is not None and context.metrics(found.built, BuildMetrics).size_bytes > 0
 
 
 def _parity(metrics: ParityMetrics) -> ParityOutcome:

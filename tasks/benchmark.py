@@ -15,6 +15,7 @@ from tasks.core.report import Artifact, Recipe
 from tasks.core.sets import GOLDEN
 from tasks.core.signature import Signature
 from tasks.core.store import Made
+from tasks.engine_run import home_of
 from tasks.homes import ONNX, TORCH
 from tasks.runtimes.base import CARD, ENGINE, MemoryUse
 from tasks.runtimes.engines import TimeOpening, TimeReply, TimeTurn, time_engine
@@ -92,7 +93,8 @@ def benchmark(
     names = tuple(context.store.report(exported).metrics["facts"]["outputs"])  # type: ignore[index,call-overload,arg-type]
 
     def make(folder: Path) -> Made:
-        context.workers.retire(keep=(ONNX, TORCH))  # no import may go on beside the measurement
+        homes = {home_of(context, contender.built) for contender in contenders}
+        context.workers.retire(keep=(ONNX, TORCH, *homes))  # no import may go on beside the measurement
         feeds = folder / "feeds.safetensors"
         request = PointsRequest(golden=context.file(data, GOLDEN), signature=signature, points=plan.points, feeds=feeds)
         prepared = context.workers.call(ONNX, prepare_points, request)
@@ -178,7 +180,9 @@ class _Plan:
             engine, card = (context.file(contender.built, name) for name in (ENGINE, CARD))
             opening = TimeOpening(engine=engine, card=card, feeds=feeds)
             try:
-                timed[contender.name] = stack.enter_context(context.workers.converse(ONNX, time_engine, opening))
+                timed[contender.name] = stack.enter_context(
+                    context.workers.converse(home_of(context, contender.built), time_engine, opening)
+                )
             except WorkerError:
                 raise
             except StepError as error:

@@ -10,7 +10,7 @@ from tasks.core.report import Artifact
 from tasks.core.sets import GOLDEN
 from tasks.core.signature import Signature
 from tasks.core.store import Made
-from tasks.homes import ONNX
+from tasks.homes import engine_home
 from tasks.runtimes.base import BuildRequest
 from tasks.runtimes.engines import build_engine
 from tasks.runtimes.load import distributions
@@ -24,8 +24,8 @@ OPTIONS = StepOptions("build", version=1)
 def build(context: Context, target: Target, signature: Signature, data: Artifact, typed: Artifact) -> Artifact:
     """Make model.engine and card.json."""
     engine, precision = target.engine, target.precision
-    options: dict[str, JsonValue] = params(engine.options)
-    host = gpu_host() if engine.options.device == "cuda" else cpu_host()
+    options: dict[str, JsonValue] = engine.chosen()
+    host = gpu_host() if engine.device == "cuda" else cpu_host()
     recipe = context.recipe(OPTIONS, target.id, tools=distributions(engine.runtime))
     recipe = recipe.model_copy(
         update={
@@ -51,6 +51,6 @@ def build(context: Context, target: Target, signature: Signature, data: Artifact
             options=options,
             folder=folder,
         )
-        return Made(params(context.call(ONNX, build_engine, request, folder)))
+        return Made(params(context.call(engine_home(engine.runtime), build_engine, request, folder)))
 
     return context.produce(Work(recipe, make))

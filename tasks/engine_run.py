@@ -5,9 +5,11 @@ from pathlib import Path
 from tasks.context import Context
 from tasks.core.errors import CannotRun
 from tasks.core.report import Artifact
-from tasks.homes import ONNX
+from tasks.homes import engine_home
 from tasks.runtimes.base import CARD, ENGINE, BuildMetrics, OpenOptions
 from tasks.runtimes.engines import RunReply, RunRequest, run_engine
+from tasks.runtimes.isolate import Home
+from tasks.runtimes.load import runtime_name
 
 OUTPUTS = "outputs.safetensors"
 
@@ -28,4 +30,9 @@ def run_built(context: Context, built: Artifact, feeds: Path, folder: Path) -> R
         outputs=folder / OUTPUTS,
         options=OpenOptions(timed=False),
     )
-    return context.call(ONNX, run_engine, request, folder)
+    return context.call(home_of(context, built), run_engine, request, folder)
+
+
+def home_of(context: Context, built: Artifact) -> Home:
+    """Where a built engine runs."""
+    return engine_home(runtime_name(str(context.store.report(built).recipe.params["runtime"])))

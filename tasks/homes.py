@@ -1,7 +1,8 @@
 """Which libraries a kind of work needs: its worker is forked from a process that has imported them already."""
 
-from tasks.core.config import ModelConfig, OnnxModel, PipelineConfig
+from tasks.core.config import ModelConfig, OnnxModel, PipelineConfig, RuntimeName
 from tasks.runtimes.isolate import Home
+from tasks.runtimes.load import module_of
 
 _NUMPY = ("numpy", "safetensors.numpy")
 _USER = ("tasks.sources.collect", "tasks.sources.user_metric")
@@ -47,6 +48,13 @@ MODELOPT = Home(
         "tasks.sources.onnx_quantize",
     )
 )
+
+
+def engine_home(runtime: RuntimeName) -> Home:
+    """Where engines of a runtime are built, run and timed."""
+    if runtime in ("onnxruntime", "reference"):
+        return ONNX
+    return Home(preload=(*_NUMPY, "onnx", module_of(runtime), "tasks.runtimes.engines", "tasks.runtimes.tensorrt"))
 
 
 def cast_homes(config: PipelineConfig) -> tuple[Home, ...]:

@@ -15,14 +15,12 @@ from tasks.runtimes.engines import ProbeRequest, probe
 from tasks.runtimes.isolate import Home, Workers
 from tasks.runtimes.load import DEPLOYABLE
 
-_LATER = ("tensorrt", "tensorrt-rtx")
-
 
 def command(parsed: Namespace, options: Options) -> int:
     """Probe every runtime in a worker, as a run would; exit 1 when none works that engines can be built for."""
     del parsed
     with Workers(timeout_seconds=60.0) as workers:
-        found = [*(_probe(workers, name) for name in get_args(RuntimeName)), *map(_later, _LATER)]
+        found = [_probe(workers, name) for name in get_args(RuntimeName)]
     here = environment()
     if options.json:
         runtimes = [capabilities.model_dump(mode="json") for capabilities in found]
@@ -38,12 +36,6 @@ def command(parsed: Namespace, options: Options) -> int:
     return 0 if any(capabilities.available and capabilities.runtime in DEPLOYABLE for capabilities in found) else 1
 
 
-def _later(name: str) -> Capabilities:
-    """Describe a runtime that this version cannot drive."""
-    reason, cure = "known, not yet supported", "this version builds for ONNX Runtime"
-    return Capabilities(runtime=name, available=False, reason=reason, cure=cure)
-
-
 def _probe(workers: Workers, name: str) -> Capabilities:
     try:
         return workers.call(Home(), probe, ProbeRequest(runtime=name))
@@ -55,6 +47,10 @@ def _line(found: Capabilities) -> str:
     if not found.available:
         return f"  --  {found.runtime}: {'; '.join(filter(None, (found.reason, found.cure)))}"
     devices, precisions = ", ".join(found.devices), ", ".join(found.precisions)
+    if found.not_run:
+        return (
+            f"  ok  {found.runtime} {found.version} builds, takes graphs in {precisions}; {found.not_run} to run them"
+        )
     use = "" if found.runtime in DEPLOYABLE else "; a yardstick, never promoted"
     return f"  ok  {found.runtime} {found.version} on {devices}, takes graphs in {precisions}{use}"
 

@@ -3,18 +3,17 @@
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 from zoneinfo import ZoneInfo
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, JsonValue, Tag, field_validator
 from pydantic import model_validator as check
 
 from tasks.core.config_fields import FunctionRef, Name, PathText, Point, Problem, Section, Source, nearest, refusal
 
-RuntimeName: TypeAlias = Literal["onnxruntime", "reference"]
+RuntimeName: TypeAlias = Literal["onnxruntime", "reference", "tensorrt", "tensorrt-rtx"]
 Objective: TypeAlias = Literal[
     "latency_p50_ms", "latency_p90_ms", "latency_p99_ms", "throughput_per_s", "size_bytes", "metric"
 ]
 
-RUNTIMES: tuple[RuntimeName, ...] = ("onnxruntime", "reference")
-LATER_RUNTIMES = ("tensorrt", "tensorrt-rtx")
+RUNTIMES: tuple[RuntimeName, ...] = ("onnxruntime", "reference", "tensorrt", "tensorrt-rtx")
 CRON_FIELDS = 5
 
 
@@ -96,10 +95,44 @@ class DataConfig(Section):
 
 
 class EngineOptions(Section):
-    """How an engine is run: threads of the CPU, and where."""
+    """How an engine is built and run; which runtime has which of these: `OPTIONS`.
+
+    threads: of the CPU. workspace_bytes: scratch memory that a kernel may ask for. optimization_level: how hard the
+    builder looks. tf32: fp32 may be rounded to TF32. compute_capability: what TensorRT-RTX builds for, as "8.9".
+    cuda_graph: time inferences as one captured graph.
+    """
 
     threads: int | None = Field(default=None, ge=1)
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Literal["cpu", "cuda"] | None = None
+    workspace_bytes: int | None = Field(default=None, ge=1)
+    optimization_level: int | None = Field(default=None, ge=0, le=5)
+    tf32: bool = False
+    sparsity: bool = False
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    refittable: bool = False
+    plugins: tuple[PathText, ...] = ()
+    compute_capability: str = Field(default="8.9", pattern=r"^\d{1,2}\.\d$")
+    cuda_graph: bool = True
+
+
+_TENSORRT_OPTIONS = (
+    "workspace_bytes",
+    "optimization_level",
+    "tf32",
+    "sparsity",
+    "version_compatible",
+    "hardware_compatible",
+    "refittable",
+    "plugins",
+    "cuda_graph",
+)
+OPTIONS: dict[RuntimeName, tuple[str, ...]] = {
+    "onnxruntime": ("threads", "device"),
+    "reference": ("threads", "device"),
+    "tensorrt": _TENSORRT_OPTIONS,
+    "tensorrt-rtx": (*_TENSORRT_OPTIONS, "compute_capability"),
+}
 
 
 class EngineConfig(Section):
@@ -119,19 +152,28 @@ class EngineConfig(Section):
         known = isinstance(value, dict) and value.get("runtime") in RUNTIMES
         return {"name": value["runtime"], **value} if known else value
 
-    @field_validator("runtime", mode="before")
-    @classmethod
-    def _supported(cls, value: object) -> object:
-        if value in LATER_RUNTIMES:
-            cure = f"today this takes {', '.join(RUNTIMES)}"
-            raise refusal([Problem(f"runtime {value!r} is known, not yet supported", cure)])
-        return value
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """Where the engine runs."""
+        return self.options.device or ("cuda" if self.runtime.startswith("tensorrt") else "cpu")
+
+    def chosen(self) -> dict[str, JsonValue]:
+        """The options that this runtime has, as they go to its build."""
+        values = self.options.model_dump(mode="json", include=set(OPTIONS[self.runtime]))
+        return values | ({"device": self.device} if "device" in values else {})
 
     @check(mode="after")
-    def _runs_there(self) -> Self:
+    def _has_options(self) -> Self:
+        wrong = sorted(self.options.model_fields_set - set(OPTIONS[self.runtime]))
+        if wrong:
+            cure = f"it has {', '.join(OPTIONS[self.runtime])}"
+            raise refusal([Problem(f"{self.runtime} has no option {wrong[0]!r}", cure, ("options", wrong[0]))])
         if self.runtime == "reference" and self.options.device == "cuda":
             problem = Problem("the reference runtime has no device 'cuda'", "use device: cpu", ("options", "device"))
             raise refusal([problem])
+        if self.options.version_compatible and self.options.refittable:
+            cure = "leave one of them out"
+            raise refusal([Problem("an engine cannot be version_compatible and refittable", cure, ("options",))])
         return self
 
 

@@ -24,7 +24,10 @@ CARD = "card.json"
 
 
 class Capabilities(Frozen):
-    """What a runtime can do on this host, or why it is not available here and what would cure that."""
+    """What a runtime can do on this host, or why it is not available here and what would cure that.
+
+    `not_run` is why one that is available builds engines here, and runs none.
+    """
 
     runtime: str
     available: bool
@@ -37,6 +40,7 @@ class Capabilities(Frozen):
     refit: bool = False
     streams: bool = False
     layers: bool = False
+    not_run: str = ""
 
 
 class TensorSpec(Frozen):
@@ -80,13 +84,14 @@ class BuildRequest(Frozen):
 class BuildMetrics(Frozen):
     """What a build made: `rejected` has one sentence for each optimisation that was tried and refused.
 
-    `not_run` is why nothing was built: the runtime compiles for this host only, and has no kernels for the graph here.
+    `not_run` is why the engine does not run here, or why there is none. `agreement_rel_l2` is the distance from the
+    unoptimised graph where the build itself looked at it.
     """
 
     size_bytes: int
     optimization: str
     rejected: tuple[str, ...]
-    agreement_rel_l2: float
+    agreement_rel_l2: float | None
     not_run: str = ""
 
 

@@ -4,11 +4,13 @@ import importlib.util
 from typing import assert_never, get_args
 
 from tasks.core.config_sections import RuntimeName
+from tasks.core.environment import gpu
 from tasks.core.errors import StepError
 from tasks.runtimes.base import Runtime
 
 # What a pipeline builds where it names no engines; the reference is a yardstick, never deployed.
-DEPLOYABLE: tuple[RuntimeName, ...] = ("onnxruntime",)
+DEPLOYABLE: tuple[RuntimeName, ...] = ("onnxruntime", "tensorrt", "tensorrt-rtx")
+_MODULES: dict[RuntimeName, str] = {"reference": "onnx", "tensorrt-rtx": "tensorrt_rtx"}
 
 
 def load_runtime(name: RuntimeName) -> Runtime:
@@ -22,6 +24,14 @@ def load_runtime(name: RuntimeName) -> Runtime:
             from tasks.runtimes.reference import ReferenceRuntime
 
             return ReferenceRuntime()
+        case "tensorrt":
+            from tasks.runtimes.tensorrt import TensorRt
+
+            return TensorRt("tensorrt", "tensorrt")
+        case "tensorrt-rtx":
+            from tasks.runtimes.tensorrt import TensorRt
+
+            return TensorRt("tensorrt-rtx", "tensorrt_rtx")
         case _:
             assert_never(name)
 
@@ -37,8 +47,17 @@ def runtime_name(name: str) -> RuntimeName:
 
 def installed(name: RuntimeName) -> bool:
     """Whether the library of runtime `name` is installed, found without importing it."""
-    module = "onnx" if name == "reference" else name
-    return importlib.util.find_spec(module) is not None
+    return importlib.util.find_spec(module_of(name)) is not None
+
+
+def runs_here(name: RuntimeName) -> bool:
+    """Whether this host has the device that runtime `name` needs to run."""
+    return name in ("onnxruntime", "reference") or gpu() is not None
+
+
+def module_of(name: RuntimeName) -> str:
+    """Name of the module that serves runtime `name`."""
+    return _MODULES.get(name, name)
 
 
 def distributions(name: RuntimeName) -> tuple[str, ...]:
@@ -48,5 +67,9 @@ def distributions(name: RuntimeName) -> tuple[str, ...]:
             return ("onnxruntime", "onnxruntime-gpu")  # one module, from either
         case "reference":
             return ("onnx", "numpy")
+        case "tensorrt":
+            return ("tensorrt", "tensorrt-bindings", "pycuda")
+        case "tensorrt-rtx":
+            return ("tensorrt-rtx-cu13", "pycuda")
         case _:
             assert_never(name)

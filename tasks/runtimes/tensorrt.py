@@ -1,0 +1,170 @@
+"""TensorRT, every generation, and TensorRT-RTX: one runtime over the module that serves it."""
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import ValidationError
+
+from tasks.core.digests import sha256_file
+from tasks.core.environment import gpu_host
+from tasks.core.errors import CannotRun, StepError
+from tasks.core.feeds import resize
+from tasks.core.signature import Signature
+from tasks.core.tensors import Tensors, load_batches
+from tasks.runtimes import base
+from tasks.runtimes.base import BuildMetrics, BuildRequest, Capabilities, EngineCard, OpenOptions, TensorSpec
+from tasks.runtimes.tensorrt_dialects import Module, dialect_of
+from tasks.runtimes.tensorrt_network import BuildSettings, Messages, TensorRtOptions, build_plan
+from tasks.runtimes.tensorrt_session import TensorRtSession
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+Name = Literal["tensorrt", "tensorrt-rtx"]
+_CURES = {
+    "tensorrt": "for one: pip install -c constraints.txt -c constraints/tensorrt10.txt -e '.[tensorrt10]'",
+    "tensorrt-rtx": "pip install -c constraints.txt -c constraints/tensorrt-rtx.txt -e '.[tensorrt-rtx]'",
+}
+
+
+class TensorRt:
+    """Builds plans from typed graphs and runs them; `module` is what is imported for it."""
+
+    def __init__(self, name: Name, module: Module) -> None:
+        self._name = name
+        self._module = module
+
+    def probe(self) -> Capabilities:
+        """Say which version this is, and whether a GPU is here."""
+        if importlib.util.find_spec(self._module) is None:
+            reason = f"{self._module} is not installed"
+            return Capabilities(runtime=self._name, available=False, reason=reason, cure=_CURES[self._name])
+        try:
+            trt = self._imported()
+            dialect = dialect_of(trt)
+        except StepError as error:
+            return Capabilities(runtime=self._name, available=False, reason=error.message, cure=error.cure)
+        here = gpu_host()
+        if not here and not dialect.offline:
+            reason = f"{self._module} {trt.__version__} is installed, and there is no NVIDIA GPU here"
+            return Capabilities(runtime=self._name, available=False, reason=reason, cure="run it where the GPU is")
+        return Capabilities(
+            runtime=self._name,
+            available=True,
+            version=trt.__version__,
+            devices=("cuda:0",) if here else (),
+            precisions=dialect.precisions,
+            profiles=True,
+            layers=True,
+            not_run="" if here else "there is no NVIDIA GPU here",
+        )
+
+    def build(self, request: BuildRequest, folder: Path) -> BuildMetrics:
+        """Compile the graph, then run it at the smallest, the usual and the largest sizes."""
+        trt, messages = self._imported(), Messages()
+        options = _options(request)
+        settings = BuildSettings(
+            model=request.model, kind=request.precision, signature=request.signature, options=options
+        )
+        try:
+            plan = build_plan(trt, settings, messages)
+        except CannotRun as error:
+            return BuildMetrics(
+                size_bytes=0, optimization="none", rejected=(), agreement_rel_l2=None, not_run=error.message
+            )
+        engine = folder / base.ENGINE
+        engine.write_bytes(plan)
+        card = self._card(request, engine, options)
+        (folder / base.CARD).write_text(card.model_dump_json(indent=1), encoding="utf-8")
+        not_run = self.probe().not_run
+        if not not_run:
+            self._try_ends(engine, card, request)
+        return BuildMetrics(
+            size_bytes=len(plan),
+            optimization=f"level {options.optimization_level}" if options.optimization_level else "default",
+            rejected=tuple(messages.warnings),
+            agreement_rel_l2=None,
+            not_run=f"{not_run}: built by {self._module} {trt.__version__} for {_target(options)}" if not_run else "",
+        )
+
+    def open(self, engine: Path, card: EngineCard, options: OpenOptions) -> TensorRtSession:
+        """Open an engine whose card fits this host."""
+        if options.threads is not None:
+            raise StepError("TensorRT has no thread count", "leave `threads` out for it")
+        here = self.probe()
+        if here.not_run:
+            raise CannotRun(f"{engine} does not run here: {here.not_run}", "run it where the GPU is")
+        base.check_card(card, engine, here)
+        bound = {name: value for name, value in card.host.items() if name in gpu_host()}
+        if bound != gpu_host():
+            raise StepError(
+                f"{engine} was built on {bound}, and this host has {gpu_host()}", "build the engine again where it runs"
+            )
+        return TensorRtSession(self._imported(), engine, card, _parsed(card.settings))
+
+    def _imported(self) -> "ModuleType":
+        try:
+            return importlib.import_module(self._module)
+        except (ImportError, OSError, RuntimeError) as error:
+            raise StepError(f"{self._module} cannot be imported: {error}", _CURES[self._name]) from error
+
+    def _card(self, request: BuildRequest, engine: Path, options: TensorRtOptions) -> EngineCard:
+        import onnx
+
+        graph = onnx.load(request.model, load_external_data=False).graph
+        weights = {tensor.name for tensor in graph.initializer}
+        inputs = _declared([value for value in graph.input if value.name not in weights])
+        return EngineCard(
+            runtime=self._name,
+            runtime_version=self._imported().__version__,
+            precision=request.precision,
+            device="cuda:0",
+            host=request.host | gpu_host(),
+            inputs=base.input_specs(inputs, request.signature),
+            outputs=_declared(list(graph.output)),
+            dims=request.signature.dims,
+            settings=options.model_dump(mode="json"),
+            engine_bytes=engine.stat().st_size,
+            engine_sha256=sha256_file(engine),
+        )
+
+    def _try_ends(self, engine: Path, card: EngineCard, request: BuildRequest) -> None:
+        """Run at both ends and the middle of the profile: an engine that only runs at its opt is no engine."""
+        with self.open(engine, card, OpenOptions(timed=False)) as session:
+            for feeds in _ends(request.signature, load_batches(request.golden)[0]):
+                session.infer(feeds)
+
+
+def _ends(signature: Signature, golden: Tensors) -> list[Tensors]:
+    sizes = [signature.sizes(which) for which in ("min", "opt", "max")]
+    return [resize(golden, signature, size) for size in sizes] if signature.dims else [golden]
+
+
+def _options(request: BuildRequest) -> TensorRtOptions:
+    return _parsed(request.options)
+
+
+def _parsed(values: object) -> TensorRtOptions:
+    try:
+        return TensorRtOptions.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        known = ", ".join(TensorRtOptions.model_fields)
+        raise StepError(f"wrong engine options: {problems}", f"TensorRT knows {known}") from error
+
+
+def _target(options: TensorRtOptions) -> str:
+    return f"compute capability {options.compute_capability}"
+
+
+def _declared(values: object) -> tuple[TensorSpec, ...]:
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    specs = []
+    for value in values:  # type: ignore[attr-defined]
+        tensor = value.type.tensor_type
+        shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim)
+        specs.append(TensorSpec(name=value.name, dtype=str(tensor_dtype_to_np_dtype(tensor.elem_type)), shape=shape))
+    return tuple(specs)
