@@ -161,6 +161,8 @@ def _run_options(run_parser: ArgumentParser) -> None:
     add("--prefect", action="store_true", help="run as a Prefect flow (so it does with PREFECT_API_URL)")
     add("--rebenchmark", action="store_true", help="measure again, although nothing changed")
     add("--verify", action="store_true", help="hash every cached file, not only look at its stat")
+    text = "where packages of a step are not installed, take what the store holds of a host that has them"
+    add("--resume", action="store_true", help=text)
     text = "stop a step that waits longer than this for a worker (default: 3600)"
     add("--timeout", type=_seconds, default=3600.0, metavar="SECONDS", help=text)
 

@@ -37,6 +37,7 @@ class RunOptions:
     project: Path
     verify_all: bool = False
     again: frozenset[str] = frozenset()  # steps to do again although they are cached
+    resume: bool = False
 
 
 def _run_id() -> str:
@@ -99,7 +100,10 @@ def run_pipeline(run: Run, workers: Workers) -> RunOutcome:
 
 def drive(run: Run, workers: Workers, submit: Submit) -> RunOutcome:
     """Run the DAG. What ends it early is recorded; an interruption and a wrong YAML are also raised again."""
-    context = Context(run.pipeline, run.config, run.store, workers, run.journal, again=run.options.again)
+    options = run.options
+    context = Context(
+        run.pipeline, run.config, run.store, workers, run.journal, again=options.again, resume=options.resume
+    )
     with contextlib.ExitStack() as held:
         return _drive(run, context, submit, held)
 

@@ -16,7 +16,7 @@ from tasks.core.sets import GOLDEN
 from tasks.core.signature import Signature
 from tasks.core.store import Made
 from tasks.engine_run import home_of
-from tasks.homes import ONNX, TORCH
+from tasks.homes import ONNX, TORCH, torch_installed
 from tasks.runtimes.base import CARD, ENGINE, MemoryUse
 from tasks.runtimes.engines import TimeOpening, TimeReply, TimeTurn, time_engine
 from tasks.runtimes.isolate import Conversation
@@ -148,7 +148,7 @@ class _Plan:
         self.contenders = contenders
         self.points = points
         config = context.config
-        self.eager = config.benchmark.baselines and isinstance(config.model, TorchModel)
+        self.eager = config.benchmark.baselines and isinstance(config.model, TorchModel) and torch_installed()
         self.gated = config.gates.latency_regression is not None
         self.promoted_missing: str | None = None
 
@@ -234,7 +234,10 @@ class _Plan:
         """Why the source framework was not timed, where it was not."""
         if self.eager:
             return None
-        return "switched off" if not self.context.config.benchmark.baselines else "the source is an ONNX file"
+        if not self.context.config.benchmark.baselines:
+            return "switched off"
+        is_torch = isinstance(self.context.config.model, TorchModel)
+        return "torch is not installed here" if is_torch else "the source is an ONNX file"
 
 
 def _take_turns(timed: dict[str, Timed], point: int, seconds: float) -> tuple[TimedRounds, ...]:

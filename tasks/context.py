@@ -12,12 +12,14 @@ from pydantic import JsonValue
 from tasks.core.changes import explain
 from tasks.core.config import PipelineConfig
 from tasks.core.digests import canonical, sha256_text
+from tasks.core.elsewhere import made_elsewhere
 from tasks.core.environment import cores, versions_of
 from tasks.core.errors import NotMade
 from tasks.core.frozen import Frozen
 from tasks.core.locks import HostLock, Mode
+from tasks.core.observations import Observer
 from tasks.core.report import Artifact, Recipe
-from tasks.core.store import NEVER_MADE, Made, Miss, Produced, Store
+from tasks.core.store import NEVER_MADE, Made, Miss, Produced, Store, artifact_of
 from tasks.repro import Places, keep_request
 from tasks.runtimes.isolate import Home, Workers
 from tasks.step import StepOptions
@@ -72,7 +74,8 @@ class Work:
 class Context:
     """The surroundings of one run of one pipeline. Steps may run in several threads at once.
 
-    In a `dry` run a step that is not cached raises NotMade; steps named in `again` run although they are cached.
+    In a `dry` run a step that is not cached raises NotMade; steps named in `again` run although they are cached. With
+    `resume`, a step that this host lacks packages for takes what was made where they are.
     """
 
     pipeline: str
@@ -83,6 +86,7 @@ class Context:
     host: HostLock = field(default_factory=HostLock)
     dry: bool = False
     again: frozenset[str] = frozenset()
+    resume: bool = False
     slots: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(cores()))
 
     @property
@@ -93,6 +97,10 @@ class Context:
     def produce(self, work: Work) -> Artifact:
         """Find the artifact or make it: on one of this run's slots, and never beside a CPU benchmark."""
         recipe = work.recipe
+        carried = self._carried(work) if self.resume else None
+        if carried is not None:
+            self.journal.produced(recipe.step, recipe.subject, Produced(carried, cached=True, seconds=0.0))
+            return carried
         if self.dry:
             return self._planned(work)
 
@@ -106,6 +114,14 @@ class Context:
         produced = self.store.produce(recipe, make, observing=work.observing)
         self.journal.produced(recipe.step, recipe.subject, produced)
         return produced.artifact
+
+    def _carried(self, work: Work) -> Artifact | None:
+        """What another host made for this step, where this one could not."""
+        if isinstance(self.store.find(work.recipe, observing=work.observing), Artifact):
+            return None
+        steps = self.store.root / work.recipe.pipeline / work.recipe.step
+        report = made_elsewhere(steps, work.recipe, Observer(self.project, self.store.sources))
+        return artifact_of(report) if report else None
 
     def _forget(self, work: Work) -> None:
         found = self.store.find(work.recipe, observing=work.observing)

@@ -1,5 +1,7 @@
 """Which libraries a kind of work needs: its worker is forked from a process that has imported them already."""
 
+import importlib.util
+
 from tasks.core.config import ModelConfig, OnnxModel, PipelineConfig, RuntimeName
 from tasks.runtimes.isolate import Home
 from tasks.runtimes.load import module_of
@@ -64,5 +66,10 @@ def cast_homes(config: PipelineConfig) -> tuple[Home, ...]:
 
 
 def user_home(model: ModelConfig) -> Home:
-    """Where the user's own functions of a pipeline run."""
-    return PLAIN if isinstance(model, OnnxModel) else TORCH
+    """Where the user's own functions of a pipeline run; with no torch here, those that need none still do."""
+    return PLAIN if isinstance(model, OnnxModel) or not torch_installed() else TORCH
+
+
+def torch_installed() -> bool:
+    """Whether torch is installed, found without importing it."""
+    return importlib.util.find_spec("torch") is not None

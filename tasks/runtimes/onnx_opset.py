@@ -32,7 +32,7 @@ _NEUTRAL: dict[str, dict[str, object]] = {
 
 
 def lower_opset(model: "onnx.ModelProto", opset: int, ir_version: int) -> "onnx.ModelProto":
-    """Rewrite `model` in place to at most `opset` (17 or newer) and `ir_version`; raise CannotRun where it cannot be."""
+    """Rewrite `model` in place to at most `opset`, 17 or newer; raise CannotRun where that cannot be."""
     from onnx import checker
 
     entry = next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
