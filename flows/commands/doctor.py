@@ -33,7 +33,8 @@ def command(parsed: Namespace, options: Options) -> int:
         for capabilities in found:
             print(_line(capabilities))
         _warn()
-    return 0 if any(capabilities.available and capabilities.runtime in DEPLOYABLE for capabilities in found) else 1
+    works = [runtime for runtime in found if runtime.available and not runtime.not_run]
+    return 0 if any(runtime.runtime in DEPLOYABLE for runtime in works) else 1
 
 
 def _probe(workers: Workers, name: str) -> Capabilities:

@@ -230,8 +230,11 @@ INCONSISTENT: list[tuple[dict[str, Any], str, str]] = [
     (onnx_pipeline(precisions=["int8"]), "precisions.0", "int8 by max takes its ranges from calibration data"),
     (onnx_pipeline(precisions=["fp32", "int4"]), "precisions.1", "int4 by awq takes its ranges from calibration data"),
     (onnx_pipeline(engines=[]), "engines", "at least 1 item"),
-    (onnx_pipeline(engines=[{"runtime": "tensorrt"}]), "engines.0.runtime", "'tensorrt' is known, not yet supported"),
-    (onnx_pipeline(engines=[{"runtime": "tensorrt-rtx"}]), "engines.0.runtime", "known, not yet supported"),
+    (
+        onnx_pipeline(engines=[{"runtime": "onnxruntime", "options": {"tf32": True}}]),
+        "engines.0.options.tf32",
+        "onnxruntime has no option 'tf32'",
+    ),
     (
         onnx_pipeline(engines=[{"runtime": "reference", "options": {"device": "cuda"}}]),
         "engines.0.options.device",

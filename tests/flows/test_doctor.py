@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tasks.core.environment import gpu
+from tasks.runtimes.load import installed
 from tests.commands import Call
 from tests.projects import ROOT, Project
 
@@ -13,11 +15,13 @@ def test_what_works_is_told_with_its_version_and_what_it_takes(new: Project, cal
     said = call(new, "doctor")
     assert (said.code, said.err) == (0, "")
     lines = {line.split()[1]: line for line in said.out.splitlines() if line.startswith("  ")}
-    assert set(lines) == {"onnxruntime", "reference", "tensorrt:", "tensorrt-rtx:"}
+    assert {name.rstrip(":") for name in lines} == {"onnxruntime", "reference", "tensorrt", "tensorrt-rtx"}
     assert lines["onnxruntime"].startswith("  ok  onnxruntime 1.")
     assert "fp32, fp16" in lines["onnxruntime"]
     assert lines["reference"].endswith("a yardstick, never promoted")
-    assert lines["tensorrt:"].startswith("  --  tensorrt: known, not yet supported")
+    if "tensorrt:" in lines:
+        assert lines["tensorrt:"].startswith("  --  tensorrt: tensorrt is not installed")
+        assert "constraints/tensorrt10.txt" in lines["tensorrt:"]
     assert not new.store.exists()
 
 
@@ -28,8 +32,8 @@ def test_as_json_every_runtime_has_the_same_fields(new: Project, call: Call) -> 
     assert {runtime["runtime"]: runtime["available"] for runtime in told["runtimes"]} == {
         "onnxruntime": True,
         "reference": True,
-        "tensorrt": False,
-        "tensorrt-rtx": False,
+        "tensorrt": installed("tensorrt") and gpu() is not None,
+        "tensorrt-rtx": installed("tensorrt-rtx"),
     }
 
 

@@ -1,0 +1,92 @@
+"""TensorRT-RTX builds on any CPU: what is true of it is checked on the real parser and builder."""
+
+import importlib.util
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import helper
+
+from tasks.core.errors import CannotRun, StepError
+from tasks.runtimes.base import ENGINE, BuildRequest, OpenOptions, read_card
+from tasks.runtimes.load import load_runtime
+from tests.projects import QUICK, Project, graph, linear, value
+from tests.runtimes.contract import Case, convolution, request
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="the extra tensorrt-rtx is not installed"
+)
+NAME = "tensorrt-rtx"
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Case:
+    return convolution(tmp_path)
+
+
+def asked(given: Case, folder: Path, **changes: object) -> BuildRequest:
+    folder.mkdir()
+    return request(NAME, given, folder).model_copy(update=changes)
+
+
+def test_an_engine_is_built_without_a_gpu_and_not_run(given: Case, tmp_path: Path) -> None:
+    wanted = asked(given, tmp_path / "engine")
+    runtime = load_runtime(NAME)
+    if not runtime.probe().not_run:
+        pytest.skip("there is a GPU here")
+    metrics = runtime.build(wanted, wanted.folder)
+    card = read_card(wanted.folder / "card.json")
+    assert metrics.size_bytes == card.engine_bytes == (wanted.folder / ENGINE).stat().st_size > 0
+    assert "built by tensorrt_rtx" in metrics.not_run
+    assert card.inputs[0].shape == ("batch", 1, 8, 8)
+    with pytest.raises(CannotRun, match="no NVIDIA GPU here"):
+        runtime.open(wanted.folder / ENGINE, card, OpenOptions())
+
+
+def test_a_node_that_the_parser_does_not_take_is_named(tmp_path: Path) -> None:
+    node = helper.make_node("Det", ["x"], ["y"], name="determinant")
+    model = graph([node], [value("x", [2, 3, 3])], [value("y", [2])])
+    given = convolution(tmp_path)
+    path = tmp_path / "det.onnx"
+    onnx.save(model, path)
+    wanted = asked(given, tmp_path / "engine", model=path)
+    with pytest.raises(StepError, match=r"cannot parse det\.onnx: .*Det"):
+        load_runtime(NAME).build(wanted, wanted.folder)
+
+
+def test_an_unknown_option_is_refused(given: Case, tmp_path: Path) -> None:
+    wanted = asked(given, tmp_path / "engine", options={"turbo": True})
+    with pytest.raises(StepError, match="turbo"):
+        load_runtime(NAME).build(wanted, wanted.folder)
+
+
+def test_a_run_reports_its_engine_as_built(tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    project = Project(folder)
+    onnx.save(linear(), folder / "model.onnx")
+    engines = [{"runtime": "onnxruntime"}, {"runtime": NAME}]
+    project.write(net={**QUICK, "model": {"onnx": "model.onnx"}, "engines": engines})
+    done = project.run("run", "--json")
+    assert done.code == 0, done.stderr
+    engine = done.engine("net", f"{NAME}/fp32")
+    assert (engine.status, engine.latency, engine.metric) == ("built", (), None)
+    assert engine.size_bytes
+    assert "/build/" in (engine.artifact or "")
+    assert done.runs["net"].promoted is not None
+    assert done.runs["net"].promoted.id == "onnxruntime/fp32"
+
+
+def test_an_option_of_another_runtime_is_a_config_error(tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    project = Project(folder)
+    onnx.save(linear(), folder / "model.onnx")
+    project.write(net={"model": {"onnx": "model.onnx"}, "engines": [{"runtime": NAME, "options": {"threads": 2}}]})
+    done = project.run("validate")
+    assert done.code == 2
+    assert "tensorrt-rtx has no option 'threads'" in done.stderr
+
+    engines = [{"runtime": NAME, "options": {"version_compatible": True, "refittable": True}}]
+    project.write(net={"model": {"onnx": "model.onnx"}, "engines": engines})
+    assert "cannot be version_compatible and refittable" in project.run("validate").stderr
