@@ -33,20 +33,20 @@ def build() -> "nn.Module":
         def __init__(self, inputs: int, outputs: int, stride: int) -> None:
             super().__init__()
             self.path = nn.Sequential(
-                *_convolution(inputs, outputs, 3, stride), nn.ReLU(), *_convolution(outputs, outputs, 3, 1)
+                *convolution(inputs, outputs, 3, stride), nn.ReLU(), *convolution(outputs, outputs, 3, 1)
             )
             same = inputs == outputs and stride == 1
-            self.around = nn.Identity() if same else nn.Sequential(*_convolution(inputs, outputs, 1, stride))
+            self.around = nn.Identity() if same else nn.Sequential(*convolution(inputs, outputs, 1, stride))
 
         def forward(self, features: "torch.Tensor") -> "torch.Tensor":
             return torch.relu(self.path(features) + self.around(features))
 
     stages = [(64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2)]
     blocks = [block for i, o, stride in stages for block in (Residual(i, o, stride), Residual(o, o, 1))]
-    stem = (*_convolution(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1))
+    stem = (*convolution(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1))
     head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, CLASSES))
     model = nn.Sequential(*stem, *blocks, *head)
-    _seed(model)
+    seed(model)
     return model
 
 
@@ -69,14 +69,15 @@ def agreement(outputs: "Arrays", targets: "Arrays", reference: "Arrays") -> floa
     return float((outputs["logits"].argmax(axis=1) == reference["logits"].argmax(axis=1)).mean())
 
 
-def _convolution(inputs: int, outputs: int, size: int, stride: int) -> "tuple[nn.Module, nn.Module]":
+def convolution(inputs: int, outputs: int, size: int, stride: int) -> "tuple[nn.Module, nn.Module]":
+    """Make a convolution and the normalisation behind it."""
     from torch import nn
 
-    convolution = nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, bias=False)
-    return convolution, nn.BatchNorm2d(outputs)
+    layer = nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, bias=False)
+    return layer, nn.BatchNorm2d(outputs)
 
 
-def _seed(model: "nn.Module") -> None:
+def seed(model: "nn.Module") -> None:
     """Fill all from one seed; running statistics lie about 0 and 1, as a trained network's do, not on them."""
     import torch
     from torch import nn

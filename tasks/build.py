@@ -6,6 +6,7 @@ from pydantic import JsonValue
 
 from tasks.context import Context, Files, Work, params
 from tasks.core.environment import cpu_host, gpu_host
+from tasks.core.locks import Mode
 from tasks.core.report import Artifact
 from tasks.core.sets import GOLDEN
 from tasks.core.signature import Signature
@@ -53,4 +54,5 @@ def build(context: Context, target: Target, signature: Signature, data: Artifact
         )
         return Made(params(context.call(engine_home(engine.runtime), build_engine, request, folder)))
 
-    return context.produce(Work(recipe, make))
+    on_gpu: Mode | None = "exclusive" if engine.device == "cuda" and host else None
+    return context.produce(Work(recipe, make, gpu=on_gpu))

@@ -62,12 +62,13 @@ class Files:
 
 @dataclass(frozen=True)
 class Work:
-    """How one artifact is to be made; see `Context.produce`."""
+    """How one artifact is to be made; see `Context.produce`. `gpu` is how it holds the GPU, if it uses it."""
 
     recipe: Recipe
     make: Callable[[Path], Made]
     observing: bool = False
     host: Mode = "shared"
+    gpu: Mode | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Context:
     workers: Workers
     journal: Journal
     host: HostLock = field(default_factory=HostLock)
+    gpu: HostLock = field(default_factory=lambda: HostLock(device="gpu"))
     dry: bool = False
     again: frozenset[str] = frozenset()
     resume: bool = False
@@ -105,7 +107,7 @@ class Context:
             return self._planned(work)
 
         def make(folder: Path) -> Made:
-            with self._turn(work.host):
+            with self._turn(work):
                 self.journal.computing(recipe.step, recipe.subject)
                 return work.make(folder)
 
@@ -176,8 +178,12 @@ class Context:
         return paths[0]
 
     @contextlib.contextmanager
-    def _turn(self, mode: Mode) -> Iterator[None]:
-        with self.slots, self.host.hold(mode, self.store.stop):
+    def _turn(self, work: Work) -> Iterator[None]:
+        with contextlib.ExitStack() as held:
+            if work.gpu is not None:  # waited for before a slot is taken: others compute meanwhile
+                held.enter_context(self.gpu.hold(work.gpu, self.store.stop))
+            held.enter_context(self.slots)
+            held.enter_context(self.host.hold(work.host, self.store.stop))
             yield
 
 

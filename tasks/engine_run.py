@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tasks.context import Context
 from tasks.core.errors import CannotRun
+from tasks.core.locks import Mode
 from tasks.core.report import Artifact
 from tasks.homes import engine_home
 from tasks.runtimes.base import CARD, ENGINE, BuildMetrics, OpenOptions
@@ -31,6 +32,11 @@ def run_built(context: Context, built: Artifact, feeds: Path, folder: Path) -> R
         options=OpenOptions(timed=False),
     )
     return context.call(home_of(context, built), run_engine, request, folder)
+
+
+def gpu_of(context: Context, built: Artifact) -> Mode | None:
+    """How running a built engine holds the GPU: beside others, or not at all."""
+    return "shared" if "gpu" in context.store.report(built).recipe.host else None
 
 
 def home_of(context: Context, built: Artifact) -> Home:

@@ -8,7 +8,7 @@ from tasks.core.frozen import Frozen
 from tasks.core.report import Artifact
 from tasks.core.sets import EVALUATION, EVALUATION_OUTPUTS, TARGETS
 from tasks.core.store import Made
-from tasks.engine_run import OUTPUTS, check_runs, run_built
+from tasks.engine_run import OUTPUTS, check_runs, gpu_of, run_built
 from tasks.homes import user_home
 from tasks.runtimes.base import CARD, ENGINE
 from tasks.sources.declared import extra_files
@@ -61,4 +61,5 @@ def evaluate(context: Context, subject: str, data: Artifact, exported: Artifact,
         reply = context.call(user_home(context.config.model), measure, request, folder)
         return Made(params(EvaluateMetrics(value=reply.value)), reply.observed)
 
-    return context.produce(Work(context.using(recipe, **inputs), make, observing=True))
+    gpu = gpu_of(context, built) if built else None
+    return context.produce(Work(context.using(recipe, **inputs), make, observing=True, gpu=gpu))

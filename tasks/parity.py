@@ -9,7 +9,7 @@ from tasks.core.frozen import Frozen
 from tasks.core.report import Artifact
 from tasks.core.sets import GOLDEN, GOLDEN_OUTPUTS
 from tasks.core.store import Made
-from tasks.engine_run import OUTPUTS, check_runs, run_built
+from tasks.engine_run import OUTPUTS, check_runs, gpu_of, run_built
 from tasks.homes import ONNX
 from tasks.runtimes.base import CARD, ENGINE
 from tasks.runtimes.engines import RunReply
@@ -69,7 +69,7 @@ def parity(context: Context, target: Target, data: Artifact, built: Artifact, ho
         errors = context.call(ONNX, compare_hops, request, folder)
         return Made(params(ParityMetrics.model_validate({"hops": errors.hops, "run": run})))
 
-    return context.produce(Work(recipe, make))
+    return context.produce(Work(recipe, make, gpu=gpu_of(context, built)))
 
 
 _GRAPHS = ("exported", "folded", "typed", "pruned")

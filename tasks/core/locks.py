@@ -99,11 +99,13 @@ def try_file_lock(path: Path) -> Callable[[], None] | None:
 class HostLock:
     """One readers-writer lock for the host: computing steps share it, a CPU benchmark holds it alone.
 
-    A benchmark first closes a turnstile, so that it is not starved by steps that keep coming.
+    Another one stands for its `device`: what runs there shares it, what measures there holds it alone, and the builder
+    of an engine measures. Who wants it alone first closes a turnstile, so that it is not starved by those that share.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, device: str = "") -> None:
         self._folder = folder or _host_folder()
+        self._prefix = f"trtflow.{device}." if device else "trtflow."
 
     @contextlib.contextmanager
     def hold(self, mode: Mode, stop: threading.Event) -> Iterator[None]:
@@ -119,7 +121,7 @@ class HostLock:
             os.close(turnstile)
 
     def _open(self, name: str) -> int:
-        path = self._folder / f"trtflow.{name}"
+        path = self._folder / f"{self._prefix}{name}"
         try:
             # Without O_CREAT: in a sticky folder the kernel refuses it for a file of another user.
             return os.open(path, os.O_RDWR | os.O_CLOEXEC)
