@@ -1,4 +1,6 @@
-"""Compare a session with a bare hand-written loop on the same plan, in turns: python benchmarks/gpu_bare.py OUT ENGINE...
+"""Compare a session with a bare hand-written loop on the same plan, in turns.
+
+    python benchmarks/gpu_bare.py OUT ENGINE...
 
 Runs where the GPU is, with tensorrt, pycuda and cuda-bindings. Each ENGINE is a folder with model.engine and card.json.
 """
@@ -92,6 +94,7 @@ def main() -> None:
                 for _ in range(TURNS):
                     ours.append(statistics.median(session.time(feeds, SECONDS).nanoseconds) / 1e6)
                     bare.append(statistics.median(other.time(SECONDS)))
+                other.primary.pop()
             rows.append(
                 {
                     "precision": card.precision,
@@ -102,7 +105,6 @@ def main() -> None:
                 }
             )
             print(rows[-1], flush=True)
-            other.primary.pop()
     Path(out).write_text(json.dumps({"command": " ".join(sys.argv), "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
