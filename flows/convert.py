@@ -17,6 +17,7 @@ from tasks.core.signature import Signature
 from tasks.data import prepare_data
 from tasks.evaluate import SOURCE, EvaluateMetrics, evaluate, metric_of
 from tasks.export import export
+from tasks.facts import facts as count_facts
 from tasks.fold import fold
 from tasks.gates import Score, Verdict, judge_metric, judge_parity
 from tasks.inspect import inspect_source, signature_of
@@ -40,6 +41,7 @@ class Trunk:
     folded: Result[Artifact]
     judged: tuple[Result[Artifact], Result[Artifact]]
     score: Result[Artifact] | None
+    facts: Result[Artifact]  # told, and nothing depends on it
 
     def steps(self) -> list[Result[Artifact]]:
         """All of them, those first that others depend on."""
@@ -115,11 +117,13 @@ def convert_known(context: Context, submit: Submit, facts: GraphFacts | None) ->
     skipped = [_skipped(target) for target in wanted if target not in here]
     results = (*(_finding(context, trunk, branch, source) for branch in branches), *skipped)
     failure = _first_error(trunk.steps())
+    uncounted = _first_error([trunk.facts])
     baseline = baseline_of(context, results)
     score = scored(context, submit, baseline, trunk.data, trunk.exported)
     measured, broken = _measure(context, submit, trunk, results, baseline)
     results = judged(context, results, measured, baseline, score)
-    return Findings(results, measured, source, failure or broken, None if failure else trunk.data.result())
+    data = None if failure else trunk.data.result()
+    return Findings(results, measured, source, failure or broken, data, None if failure else uncounted)
 
 
 def source_facts(context: Context, submit: Submit) -> GraphFacts | None:
@@ -140,7 +144,7 @@ def _trunk(context: Context, submit: Submit, facts: GraphFacts | None) -> Trunk:
     )
     scored = metric_of(context) is not None
     score = submit(evaluate, SOURCE, context, SOURCE, data, exported, None) if scored else None
-    return Trunk(signature, data, exported, folded, judged, score)
+    return Trunk(signature, data, exported, folded, judged, score, submit(count_facts, "", context, signature, folded))
 
 
 def _branches(context: Context, submit: Submit, trunk: Trunk, wanted: Sequence[Target]) -> Iterator[Branch]:

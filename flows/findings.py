@@ -37,3 +37,4 @@ class Findings:
     source_metric: float | None
     failure: TrtflowError | None
     data: Artifact | None
+    uncounted: TrtflowError | None = None  # why the report lacks what the model costs to run

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tasks.core.outcome import StepOutcome
+from tasks.core.outcome import StepOutcome, TimelineEntry
 from tasks.core.report import Artifact
 from tasks.core.store import Produced
 
@@ -93,6 +93,11 @@ class Journal:
         with self._lock:
             return tuple(_outcome(entry) for entry in self.entries.values())
 
+    def timeline(self, began: float) -> tuple[TimelineEntry, ...]:
+        """All steps with when they ran, counted from `began` on the monotonic clock."""
+        with self._lock:
+            return tuple(_timed(entry, began) for entry in self.entries.values())
+
     def artifacts(self) -> tuple[Artifact, ...]:
         """Every artifact that this run made or used."""
         with self._lock:
@@ -109,12 +114,29 @@ class Journal:
         self.changed(entry)
 
 
-def _outcome(entry: StepEntry) -> StepOutcome:
-    status: Literal["done", "failed", "not_reached"] = "not_reached"
+def _status(entry: StepEntry) -> Literal["done", "failed", "not_reached"]:
     if entry.state in ("cached", "made"):
-        status = "done"
-    elif entry.state == "failed":
-        status = "failed"
+        return "done"
+    return "failed" if entry.state == "failed" else "not_reached"
+
+
+def _timed(entry: StepEntry, began: float) -> TimelineEntry:
+    status = _status(entry)
+    ran = entry.started and status != "not_reached"
+    return TimelineEntry(
+        step=entry.step,
+        subject=entry.subject,
+        start=round(entry.started - began, 3) if ran else 0.0,
+        seconds=round(entry.seconds, 3) if ran else 0.0,
+        cached=entry.state == "cached",
+        status=status,
+        error=entry.error,
+        artifact=entry.artifact.folder if entry.artifact else None,
+    )
+
+
+def _outcome(entry: StepEntry) -> StepOutcome:
+    status = _status(entry)
     return StepOutcome(
         step=entry.step,
         key=entry.artifact.key if entry.artifact else None,

@@ -4,15 +4,17 @@ import contextlib
 import threading
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.convert import convert, convert_known
+from flows.evidence import evidence
 from flows.findings import Findings
 from flows.journal import Journal
 from flows.notes import notes_of
 from flows.outcomes import candidates, engine_outcomes, passes, regressed
+from flows.pages.publish import draw_charts, write_index_page, write_run_page
 from flows.submit import Submit, ThreadSubmit, Unreached
 from tasks.context import Context
 from tasks.core.config import PipelineConfig
@@ -57,6 +59,7 @@ class Run:
     stop: threading.Event = field(default_factory=threading.Event)
     outcome: RunOutcome | None = None
     failure: str | None = None
+    report: Path | None = None  # the page, once it is written
     id: str = field(default_factory=_run_id)
     started: float = field(default_factory=time.monotonic)
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
@@ -118,12 +121,12 @@ def _drive(run: Run, context: Context, submit: Submit, held: contextlib.ExitStac
         submit.settle()
         with contextlib.suppress(OSError):
             context.store.sweep(run.pipeline)  # what a worker wrote in its last moment
-        _record(run, context, _Ending("interrupted", failure=str(error)))
+        _record(run, context, submit, _Ending("interrupted", failure=str(error)))
         raise
     except TrtflowError as error:
         failed = StepError(error.message, error.cure)
         findings = convert_known(context, Unreached(run.journal, failed), None)
-        outcome = _record(run, context, _Ending("failed", findings, failure=str(error)))
+        outcome = _record(run, context, submit, _Ending("failed", findings, failure=str(error)))
         if isinstance(error, ConfigError):
             raise
         return outcome
@@ -135,7 +138,10 @@ def go(run: Run, context: Context, submit: Submit) -> RunOutcome:
         context.store.sweep(run.pipeline)
     for _ in range(_REPAIRS):
         try:
-            return _record(run, context, _convert_and_promote(run, context, submit))
+            ending = _convert_and_promote(run, context, submit)
+            for problem in draw_charts(context, submit, evidence(run.options.root, _made_record(run, context, ending))):
+                run.note(problem)
+            return _record(run, context, submit, ending)
         except ArtifactDamaged as damage:
             submit.settle()  # what still runs may read the artifact
             run.note(f"rebuilt: {damage.message}")
@@ -149,6 +155,8 @@ def _convert_and_promote(run: Run, context: Context, submit: Submit) -> _Ending:
     findings = convert(context, submit)
     for note in notes_of(context, findings):
         run.note(note)
+    if findings.uncounted:
+        run.note(f"the report lacks what the model costs to run: {findings.uncounted}")
     if not passes(findings):
         return _Ending("failed", findings, failure=str(findings.failure) if findings.failure else None)
     offered = candidates(context, findings)
@@ -172,10 +180,7 @@ def _convert_and_promote(run: Run, context: Context, submit: Submit) -> _Ending:
     return _Ending("passed", findings, promoted=promoted)
 
 
-def _record(run: Run, context: Context, ending: _Ending) -> RunOutcome:
-    for step in ("benchmark", "promote"):  # planned in every run, submitted only once their inputs are known
-        if not any(name == step for name, _ in run.journal.entries):
-            run.journal.planned(step, "")
+def _made_record(run: Run, context: Context, ending: _Ending) -> RunRecord:
     findings = ending.findings
     outcome = RunOutcome(
         pipeline=run.pipeline,
@@ -186,7 +191,7 @@ def _record(run: Run, context: Context, ending: _Ending) -> RunOutcome:
         engines=engine_outcomes(context, findings) if findings else (),
         promoted=ending.promoted,
     )
-    record = RunRecord(
+    return RunRecord(
         outcome=outcome,
         started=run.started_at,
         failure=ending.failure,
@@ -195,15 +200,33 @@ def _record(run: Run, context: Context, ending: _Ending) -> RunOutcome:
         golden_origin=_golden_origin(context, findings),
         artifacts=tuple(dict.fromkeys(artifact.folder for artifact in run.journal.artifacts())),
         environment=environment(),
+        timeline=run.journal.timeline(run.started),
     )
+
+
+def _record(run: Run, context: Context, submit: Submit, ending: _Ending) -> RunOutcome:
+    for step in ("benchmark", "promote"):  # planned in every run, submitted only once their inputs are known
+        if not any(name == step for name, _ in run.journal.entries):
+            run.journal.planned(step, "")
+    record = _made_record(run, context, ending)
+    outcome = record.outcome
     run.outcome, run.failure = outcome, ending.failure
     try:
         with store_errors(run.options.root):
             write_atomically(run.folder / "run.json", record.model_dump_json(indent=1) + "\n")
+        _write_pages(run, context, submit, record)
     except StoreError as error:
         run.failure = run.failure or str(error)
         run.outcome = outcome.model_copy(update={"status": "failed"}) if outcome.status == "passed" else outcome
     return run.outcome
+
+
+def _write_pages(run: Run, context: Context, submit: Submit, record: RunRecord) -> None:
+    """Write the run's page and its pipeline's; what was interrupted draws nothing any more."""
+    if record.outcome.status == "interrupted":
+        context = replace(context, dry=True)
+    run.report = write_run_page(context, record)
+    write_index_page(context, submit)
 
 
 def _golden_origin(context: Context, findings: Findings | None) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ def _columns() -> int:
     return shutil.get_terminal_size().columns - 1
 
 
-def print_outcome(outcome: RunOutcome, folder: Path) -> None:
+def print_outcome(outcome: RunOutcome, folder: Path, report: Path | None = None) -> None:
     """The table of engines, what is promoted, and where the record lies."""
     console = _console(stderr=False)
     console.print(f"{outcome.pipeline}: run {outcome.run}", style="bold", markup=False)
@@ -107,6 +107,8 @@ def print_outcome(outcome: RunOutcome, folder: Path) -> None:
     _say(console, f"{outcome.status} in {outcome.seconds:.1f} s, {cached} of {len(outcome.steps)} steps cached")
     if (folder / "run.json").is_file():  # it is not where the store cannot be written
         console.print(f"record: {folder / 'run.json'}", markup=False, soft_wrap=True)
+    if report:
+        console.print(f"report: {report}", markup=False, soft_wrap=True)
 
 
 def print_record(record: RunRecord, current: Promotion | None) -> None:

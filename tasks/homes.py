@@ -41,6 +41,8 @@ TORCH = Home(
 )
 # The user's data sources, and all user modules of a pipeline whose model is an ONNX file: they may do without torch.
 PLAIN = Home(preload=(*_NUMPY, *_USER))
+# Drawing the charts of reports.
+DRAWING = Home(preload=("numpy", "matplotlib.figure", "matplotlib.backends.backend_svg", "tasks.drawings.draw"))
 # Casting and quantising with ModelOpt.
 MODELOPT = Home(
     preload=(

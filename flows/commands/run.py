@@ -52,7 +52,7 @@ def _run_one(run: Run, workers: Workers, parsed: Namespace, options: Options) ->
         run.journal.changed = progress.changed
         outcome = _runner(parsed)(run, workers)
     if not options.json:
-        print_outcome(outcome, run.folder)
+        print_outcome(outcome, run.folder, run.report)
     for note in run.notes:
         tell(f"{run.pipeline}: note: {note}")
     told = not options.json and any(engine.reason == run.failure for engine in outcome.engines)

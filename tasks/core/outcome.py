@@ -90,6 +90,19 @@ class RunsOutcome(Frozen):
     runs: tuple[RunOutcome, ...]
 
 
+class TimelineEntry(Frozen):
+    """When one step ran: seconds after the run began, and how long it took; `artifact` is the folder that it gave."""
+
+    step: str
+    subject: str
+    start: float
+    seconds: float
+    cached: bool
+    status: Literal["done", "failed", "not_reached"]
+    error: str = ""
+    artifact: str | None = None
+
+
 class RunRecord(Frozen):
     """The run.json of one run: its outcome, its surroundings and what was worth saying."""
 
@@ -102,6 +115,7 @@ class RunRecord(Frozen):
     golden_origin: tuple[str, ...]
     artifacts: tuple[str, ...]
     environment: Environment
+    timeline: tuple[TimelineEntry, ...] = ()  # absent from records of before it was kept
 
 
 def exit_code(runs: tuple[RunOutcome, ...]) -> int:

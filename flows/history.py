@@ -1,0 +1,140 @@
+"""What a pipeline's runs measured over time, and what was promoted when."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from flows.records import run_folders
+from tasks.core.errors import StoreError
+from tasks.core.outcome import RunStatus
+from tasks.core.promotions import Promotion, Promotions
+from tasks.core.report import KEY_IN_FOLDER_NAME
+from tasks.core.store import read_report
+from tasks.drawings.figures import Decision, History, Measured
+
+# Runs that the page of a pipeline lists and draws.
+NEWEST = 200
+
+
+class _Part(BaseModel):
+    """A part of a record: what is not asked for is not even looked at, so that hundreds are read quickly."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class _Step(_Part):
+    step: str
+    key: str | None
+    cached: bool
+
+
+class _Point(_Part):
+    at: dict[str, int]
+    p50_ms: float
+
+
+class _Engine(_Part):
+    id: str
+    metric: float | None
+    latency: tuple[_Point, ...]
+
+
+class _Promoted(_Part):
+    id: str
+
+
+class _Outcome(_Part):
+    run: str
+    status: RunStatus
+    seconds: float
+    steps: tuple[_Step, ...]
+    engines: tuple[_Engine, ...]
+    promoted: _Promoted | None
+
+
+class RunLine(_Part):
+    """One run as the page of its pipeline lists it."""
+
+    outcome: _Outcome
+    started: str
+    failure: str | None
+
+    @property
+    def benchmark(self) -> str | None:
+        """Key of what the run measured, or found measured."""
+        return next((step.key for step in self.outcome.steps if step.step == "benchmark"), None)
+
+
+@dataclass(frozen=True)
+class Past:
+    """The newest runs of a pipeline, newest first, and all its promotions, oldest first."""
+
+    root: Path
+    pipeline: str
+    runs: tuple[RunLine, ...]
+    promotions: tuple[Promotion, ...]
+
+
+def past_of(root: Path, pipeline: str) -> Past:
+    """Read what is there; records that this version cannot read are left out."""
+    folders = run_folders(root, pipeline)[:NEWEST]
+    runs = tuple(line for folder in folders if (line := _line(folder)))
+    return Past(root, pipeline, runs, tuple(Promotions(root, pipeline).records()))
+
+
+def _line(folder: Path) -> RunLine | None:
+    try:
+        return RunLine.model_validate_json((folder / "run.json").read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def history_of(past: Past, at: dict[str, int] | None) -> History | None:
+    """What there is to draw: measurements that differ, each once; None while there are fewer than two of them."""
+    runs = _distinct(past.runs)
+    measured = tuple(each for run in runs for each in _measured(past, run, at))
+    if len({each.at for each in measured}) <= 1:
+        return None
+    first = measured[0].at
+    decisions = tuple(
+        Decision(at=when, kind=record.kind, name=record.id)
+        for record in past.promotions
+        if (when := _seconds(record.at)) >= first
+    )
+    point = next((engine.latency for run in runs for engine in run.outcome.engines if engine.latency), ())
+    text = ", ".join(f"{dim} {size}" for dim, size in (at or (point[0].at if point else {})).items())
+    return History(measured=measured, decisions=decisions, point=text or "its fixed shape")
+
+
+def _distinct(runs: Sequence[RunLine]) -> list[RunLine]:
+    """For each measurement the first of the runs that tell of it, oldest first."""
+    found: dict[str, RunLine] = {}
+    for run in reversed(runs):
+        if run.benchmark:
+            found.setdefault(run.benchmark, run)
+    return list(found.values())
+
+
+def _measured(past: Past, run: RunLine, at: dict[str, int] | None) -> Iterator[Measured]:
+    when = _when(past, run)
+    for engine in run.outcome.engines:
+        point = next((point for point in engine.latency if at in (None, point.at)), None)
+        if point or engine.metric is not None:
+            yield Measured(at=when, name=engine.id, p50_ms=point.p50_ms if point else None, metric=engine.metric)
+
+
+def _when(past: Past, run: RunLine) -> float:
+    """When it was measured: as its report says, which stays the same however many runs find it cached later."""
+    folder = past.root / past.pipeline / "benchmark" / (run.benchmark or "")[:KEY_IN_FOLDER_NAME]
+    try:
+        return _seconds(read_report(folder).started)
+    except StoreError:  # removed since
+        return _seconds(run.started)
+
+
+def _seconds(text: str) -> float:
+    moment = datetime.fromisoformat(text)
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp(), 3)

@@ -1,0 +1,1 @@
+"""Pages that a browser shows: one for each run, one for all runs of a pipeline."""

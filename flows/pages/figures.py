@@ -1,0 +1,102 @@
+"""What the charts of a run are drawn from: plain figures of its record and reports."""
+
+from collections.abc import Iterator
+
+from flows.evidence import Evidence
+from flows.story import point_text
+from tasks.charts import Chart
+from tasks.core.config import PipelineConfig, complete
+from tasks.core.outcome import EngineOutcome, LatencyOutcome
+from tasks.drawings.figures import HopRow, Hops, Latency, Pareto, Quality, Sweep, Timing
+from tasks.runtimes.timing import PointFigures
+
+_SMALLEST_ERROR = 1e-9
+
+
+def charts_of(found: Evidence, config: PipelineConfig) -> Iterator[Chart]:
+    """The charts for which there is something to draw."""
+    rows = tuple(
+        HopRow(name=engine.id, hops=hops, refused=engine.status != "passed")
+        for engine in found.results
+        if len(hops := found.hops(engine)) > 1
+    )
+    if rows:
+        yield Hops(rows=rows)
+    points = found.measured.points if found.measured else ()
+    if not points:
+        return
+    baselines = found.baselines()
+    names = tuple(dict.fromkeys(point.name for point in points))
+    yield Latency(points=_texts(points), names=names, baselines=baselines)
+    if len(_texts(points)) > 1:
+        yield _sweep(points, baselines)
+    pareto = _pareto(found, config)
+    if len(pareto.results) > 1:
+        yield pareto
+
+
+def _texts(points: tuple[PointFigures, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(point_text(point.at) for point in points))
+
+
+def _sweep(points: tuple[PointFigures, ...], baselines: tuple[str, ...]) -> Sweep:
+    """Points are told apart by the dims that vary."""
+    varying = [dim for dim in points[0].at if len({point.at.get(dim) for point in points}) > 1]
+
+    def short(point: PointFigures) -> str:
+        return point_text({dim: size for dim, size in point.at.items() if dim in varying})
+
+    timings = tuple(
+        Timing(
+            name=point.name,
+            point=short(point),
+            p50_ms=point.latency_p50_ms,
+            throughput_per_s=point.throughput_per_s,
+            baseline=point.name in baselines,
+        )
+        for point in points
+    )
+    return Sweep(points=tuple(dict.fromkeys(map(short, points))), timings=timings)
+
+
+def objective_point(config: PipelineConfig, engine: EngineOutcome) -> LatencyOutcome | None:
+    """The point that the objective is read at, else the first that was measured."""
+    wanted = None if config.promote.at is None else complete(config.promote.at, config.dims)
+    return next((point for point in engine.latency if wanted in (None, point.at)), next(iter(engine.latency), None))
+
+
+def metric_name(config: PipelineConfig) -> str | None:
+    """What the user's metric is called."""
+    evaluation = config.data.evaluation
+    return evaluation.metric.function.partition(":")[2] if evaluation and evaluation.metric else None
+
+
+def _pareto(found: Evidence, config: PipelineConfig) -> Pareto:
+    metric = metric_name(config)
+    evaluation = config.data.evaluation
+    rises = bool(metric and evaluation and evaluation.metric and evaluation.metric.higher_is_better)
+    promoted = found.record.outcome.promoted
+    timed = [(engine, point) for engine in found.results if (point := objective_point(config, engine))]
+    return Pareto(
+        results=tuple(
+            Quality(
+                name=engine.id,
+                p50_ms=point.p50_ms,
+                quality=quality,
+                promoted=promoted is not None and engine.id == promoted.id,
+            )
+            for engine, point in timed
+            if (quality := _quality(engine, metric)) is not None
+        ),
+        quality=metric or "relative L2 error",
+        rises=rises,
+        source=found.record.source_metric if metric else None,
+        point=point_text(timed[0][1].at) if timed else "",
+        logarithmic=metric is None,
+    )
+
+
+def _quality(engine: EngineOutcome, metric: str | None) -> float | None:
+    if metric:
+        return engine.metric
+    return max(engine.parity.vs_source.rel_l2, _SMALLEST_ERROR) if engine.parity else None

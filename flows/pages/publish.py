@@ -1,0 +1,78 @@
+"""Draw the charts of a run and of its pipeline, and write their pages into the store."""
+
+from pathlib import Path
+
+from flows.evidence import Evidence, evidence
+from flows.history import history_of, past_of
+from flows.pages.figures import charts_of
+from flows.submit import Submit
+from tasks.charts import OPTIONS, charts
+from tasks.context import Context
+from tasks.core.config import PipelineConfig, complete
+from tasks.core.errors import ArtifactDamaged, TrtflowError
+from tasks.core.files import store_errors, write_atomically
+from tasks.core.outcome import RunRecord, TimelineEntry
+from tasks.core.promotions import Promotions
+from tasks.core.store import artifact_of, read_report
+
+
+def draw_charts(context: Context, submit: Submit, found: Evidence) -> list[str]:
+    """Draw what there is to draw, all at once; a chart that cannot be drawn is told of, and fails nothing."""
+    measured = found.reports.get(("benchmark", ""))
+    drawn = [
+        (chart.kind, submit(charts, chart.kind, context, chart, artifact_of(measured) if uses else None))
+        for chart in charts_of(found, context.config)
+        for uses in (chart.kind == "latency" and measured is not None,)
+        if measured is not None or not uses
+    ]
+    problems = []
+    for kind, result in drawn:
+        try:
+            result.result()
+        except ArtifactDamaged:
+            raise
+        except TrtflowError as error:
+            problems.append(f"the report lacks the chart {kind!r}: {error}")
+    return problems
+
+
+def write_run_page(context: Context, record: RunRecord, drawn: tuple[TimelineEntry, ...] = ()) -> Path:
+    """Write the page of a run beside its record; `drawn` are charts that were drawn after the run."""
+    from flows.pages.run_page import REPORT_PAGE, run_page
+
+    store, pipeline = context.store, context.pipeline
+    path = store.root / pipeline / "runs" / record.outcome.run / REPORT_PAGE
+    current = Promotions(store.root, pipeline).state().current
+    found = evidence(store.root, record)
+    found.reports.update({(each.step, each.subject): read_report(store.root / str(each.artifact)) for each in drawn})
+    text = run_page(store, found, context.config, current)
+    with store_errors(store.root):
+        write_atomically(path, text)
+    return path
+
+
+def write_index_page(context: Context, submit: Submit) -> Path:
+    """Write the page of the pipeline; its chart is drawn where measurements or promotions are new."""
+    from flows.pages.index_page import INDEX_PAGE, index_page
+    from flows.pages.run_page import read_pictures
+
+    store, pipeline = context.store, context.pipeline
+    past = past_of(store.root, pipeline)
+    history = history_of(past, objective_at(context.config))
+    pictures, missing = {}, "" if history else "There is one measurement so far: from the second on, they are drawn."
+    if history:
+        try:
+            pictures = read_pictures(store, submit(charts, history.kind, context, history).result())
+        except TrtflowError as error:
+            missing = f"The chart {OPTIONS.name} {history.kind} is missing: {error}"
+    path = store.root / pipeline / INDEX_PAGE
+    current = Promotions(store.root, pipeline).state().current
+    text = index_page(past, current, pictures, missing)
+    with store_errors(store.root):
+        write_atomically(path, text)
+    return path
+
+
+def objective_at(config: PipelineConfig) -> dict[str, int] | None:
+    """The point that promotions are decided at; None: the first that is measured."""
+    return None if config.promote.at is None else complete(config.promote.at, config.dims)

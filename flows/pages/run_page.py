@@ -1,0 +1,179 @@
+"""The page of one run: one file, which needs nothing beside it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from flows import story
+from flows.evidence import HOP_NAMES, HOPS, Evidence
+from flows.pages.figures import charts_of, metric_name
+from flows.pages.model_facts import model_facts
+from flows.pages.render import render
+from tasks.charts import OPTIONS as CHARTS
+from tasks.core.config import PipelineConfig
+from tasks.core.errors import StoreError
+from tasks.core.outcome import EngineOutcome, TimelineEntry
+from tasks.core.promotions import Promotion
+from tasks.core.report import Artifact
+from tasks.core.store import Store, artifact_of
+from tasks.drawings.figures import DrawReply
+from tasks.sources.float_search import by_operator
+from tasks.sources.onnx_ranges import CalibrationMetrics
+from tasks.sources.onnx_repair import RepairedMetrics
+
+REPORT_PAGE = "report.html"
+CHART_TITLES = {
+    "hops": "Where the error was made",
+    "latency": "Latency distributions",
+    "sweep": "Sweep over the points",
+    "pareto": "Quality against latency",
+    "history": "History",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the timeline; places are shares of its width."""
+
+    entry: TimelineEntry
+    state: Literal["ran", "cached", "failed", "not reached"]
+    left: float
+    width: float
+
+
+def run_page(store: Store, found: Evidence, config: PipelineConfig, current: Promotion | None) -> str:
+    """Make the page of a run from its record, the reports of its artifacts and its charts."""
+    record = found.record
+    wanted = [chart.kind for chart in charts_of(found, config)]
+    pictures = {kind: pictures_of(store, found, kind) for kind in wanted}
+    return render(
+        "run.html",
+        {
+            "record": record,
+            "outcome": record.outcome,
+            "found": found,
+            "promoted": story.promoted_sentence(found),
+            "in_force": story.in_force(current),
+            "same": current is not None
+            and record.outcome.promoted is not None
+            and (current.id, current.key) == (record.outcome.promoted.id, record.outcome.promoted.key),
+            "speed": list(story.speed_sentences(found)),
+            "headline": _headline(found),
+            "errors": list(story.error_sentences(found)),
+            "refusals": story.refusals(found),
+            "made_by": {engine.id: story.made_by(found, engine) for engine in found.results},
+            "commands": story.again(found),
+            "metric": metric_name(config) or "metric",
+            "points": _points(found),
+            "baselines": _baselines(found),
+            "hops": _hop_table(found),
+            "hop_names": [HOP_NAMES.get(name, name) for name in _hops_present(found)],
+            "pictures": pictures,
+            "titles": CHART_TITLES,
+            "missing": [CHART_TITLES[kind] for kind in wanted if not pictures[kind]],
+            "calibrations": _by_subject(found, "calibrate", CalibrationMetrics),
+            "repairs": _by_subject(found, "repair", RepairedMetrics),
+            "by_operator": by_operator,
+            "model": model_facts(found),
+            "timeline": timeline_rows(record.timeline),
+            "sources": sources(found),
+        },
+    )
+
+
+def pictures_of(store: Store, found: Evidence, kind: str) -> dict[str, str]:
+    """The SVG of each picture of a chart, by title; none where the chart was not drawn, or is no longer kept."""
+    report = found.reports.get((CHARTS.name, kind))
+    return read_pictures(store, artifact_of(report)) if report else {}
+
+
+def read_pictures(store: Store, drawn: Artifact) -> dict[str, str]:
+    """The SVG of each picture of a chart's artifact, by title."""
+    try:
+        reply = DrawReply.model_validate(store.report(drawn).metrics)
+        return {title: store.file(drawn, name).read_text(encoding="utf-8") for name, title in reply.pictures.items()}
+    except (StoreError, OSError):
+        return {}
+
+
+def _headline(found: Evidence) -> str:
+    """The speed-up of what speaks for the run, at its first point."""
+    engine = story.chosen(found)
+    point = engine.latency[0] if engine and engine.latency else None
+    if point is None or point.speedup is None:
+        return ""
+    return f"{story.times(point.speedup)}x as fast as {point.speedup_against}"
+
+
+def _points(found: Evidence) -> list[dict[str, int]]:
+    every: list[dict[str, int]] = []
+    for engine in found.results:
+        every += [point.at for point in engine.latency if point.at not in every]
+    return every
+
+
+def _baselines(found: Evidence) -> dict[str, list[tuple[dict[str, int], float, float | None, float, bool]]]:
+    points = found.measured.points if found.measured else ()
+    return {
+        name: [
+            (point.at, point.latency_p50_ms, point.latency_p99_ms, point.throughput_per_s, point.noisy)
+            for point in points
+            if point.name == name
+        ]
+        for name in found.baselines()
+    }
+
+
+def _hops_present(found: Evidence) -> list[str]:
+    return [name for name in HOPS if any(name in found.hops(engine) for engine in found.results)]
+
+
+def _hop_table(found: Evidence) -> list[tuple[EngineOutcome, list[float | None], float, int]]:
+    """For each result the error of each hop, that of the whole way, and which hop is the largest."""
+    rows = []
+    names = _hops_present(found)
+    for engine in found.results:
+        hops = found.hops(engine)
+        if hops:
+            errors = [hops.get(name) for name in names]
+            largest = max(range(len(names)), key=lambda index: errors[index] or 0.0)
+            rows.append((engine, errors, hops["vs_source"], largest))
+    return rows
+
+
+def _by_subject(
+    found: Evidence, step: str, model: type[CalibrationMetrics] | type[RepairedMetrics]
+) -> Mapping[str, CalibrationMetrics | RepairedMetrics]:
+    subjects = [subject for name, subject in found.reports if name == step]
+    return {subject: metrics for subject in subjects if (metrics := found.metrics(step, subject, model))}
+
+
+def timeline_rows(timeline: tuple[TimelineEntry, ...]) -> list[Row]:
+    """The steps in the order in which they began."""
+    whole = max((entry.start + entry.seconds for entry in timeline), default=0.0) or 1.0
+    ran = sorted((entry for entry in timeline if entry.status != "not_reached"), key=lambda entry: entry.start)
+    waiting = [entry for entry in timeline if entry.status == "not_reached"]
+    return [
+        Row(entry, _state(entry), 100 * max(entry.start, 0.0) / whole, max(100 * entry.seconds / whole, 0.4))
+        for entry in (*ran, *waiting)
+    ]
+
+
+def _state(entry: TimelineEntry) -> Literal["ran", "cached", "failed", "not reached"]:
+    if entry.status == "not_reached":
+        return "not reached"
+    if entry.status == "failed":
+        return "failed"
+    return "cached" if entry.cached else "ran"
+
+
+def sources(found: Evidence) -> Iterator[tuple[str, str]]:
+    """The user's files that the run was made from, with their digests: the same files give the same run."""
+    seen: dict[str, str] = {}
+    for report in found.reports.values():
+        seen.update(report.recipe.sources)
+        for observed in report.observed or ():
+            if observed.kind == "file" and not Path(observed.name).is_absolute():
+                seen[observed.name] = observed.digest
+    yield from sorted(seen.items())
