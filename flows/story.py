@@ -1,6 +1,7 @@
 """What a reader wants to know of a run within seconds, in sentences: for the terminal and for the page."""
 
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -140,10 +141,23 @@ def error_sentences(found: Evidence) -> Iterator[str]:
         yield "not known: no engine was compared with the source model"
 
 
+def mostly(found: Evidence) -> str:
+    """The hop that makes most of the error in most results."""
+    worst = [hop[0] for engine in found.results if (hop := worst_hop(found, engine)) and hop[1] > 0]
+    if not worst:
+        return ""
+    name, count = Counter(worst).most_common(1)[0]
+    return f"In the {name}, for {count} of {len(worst)} results" if len(worst) > 1 else f"In the {name}"
+
+
 def refusals(found: Evidence) -> tuple[Refusal, ...]:
-    """Every result that did not pass."""
+    """Every result that did not pass, those first that a gate or an error kept from it."""
     pipeline = found.record.outcome.pipeline
-    return tuple(
+    return tuple(sorted(_refusals(found, pipeline), key=lambda refusal: refusal.status not in ("failed", "error")))
+
+
+def _refusals(found: Evidence, pipeline: str) -> Iterator[Refusal]:
+    yield from (
         Refusal(
             id=engine.id,
             status=engine.status,

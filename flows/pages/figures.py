@@ -1,6 +1,6 @@
 """What the charts of a run are drawn from: plain figures of its record and reports."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from flows.evidence import Evidence
 from flows.story import point_text
@@ -15,8 +15,9 @@ _SMALLEST_ERROR = 1e-9
 
 def charts_of(found: Evidence, config: PipelineConfig) -> Iterator[Chart]:
     """The charts for which there is something to draw."""
+    called = labels(found)
     rows = tuple(
-        HopRow(name=engine.id, hops=hops, refused=engine.status != "passed")
+        HopRow(name=called(engine.id), hops=hops, refused=engine.status != "passed")
         for engine in found.results
         if len(hops := found.hops(engine)) > 1
     )
@@ -27,19 +28,26 @@ def charts_of(found: Evidence, config: PipelineConfig) -> Iterator[Chart]:
         return
     baselines = found.baselines()
     names = tuple(dict.fromkeys(point.name for point in points))
-    yield Latency(points=_texts(points), names=names, baselines=baselines)
+    yield Latency(points=_texts(points), labels={name: called(name) for name in names}, baselines=baselines)
     if len(_texts(points)) > 1:
-        yield _sweep(points, baselines)
+        yield _sweep(points, baselines, called)
     pareto = _pareto(found, config)
     if len(pareto.results) > 1:
         yield pareto
+
+
+def labels(found: Evidence) -> Callable[[str], str]:
+    """What a chart calls a result: where there is one engine only, its name says nothing."""
+    engines = {engine.engine for engine in found.results}
+    common = f"{engines.pop()}/" if len(engines) == 1 else ""
+    return lambda name: name.removeprefix(common)
 
 
 def _texts(points: tuple[PointFigures, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(point_text(point.at) for point in points))
 
 
-def _sweep(points: tuple[PointFigures, ...], baselines: tuple[str, ...]) -> Sweep:
+def _sweep(points: tuple[PointFigures, ...], baselines: tuple[str, ...], called: Callable[[str], str]) -> Sweep:
     """Points are told apart by the dims that vary."""
     varying = [dim for dim in points[0].at if len({point.at.get(dim) for point in points}) > 1]
 
@@ -48,7 +56,7 @@ def _sweep(points: tuple[PointFigures, ...], baselines: tuple[str, ...]) -> Swee
 
     timings = tuple(
         Timing(
-            name=point.name,
+            name=called(point.name),
             point=short(point),
             p50_ms=point.latency_p50_ms,
             throughput_per_s=point.throughput_per_s,
@@ -72,7 +80,7 @@ def metric_name(config: PipelineConfig) -> str | None:
 
 
 def _pareto(found: Evidence, config: PipelineConfig) -> Pareto:
-    metric = metric_name(config)
+    metric, called = metric_name(config), labels(found)
     evaluation = config.data.evaluation
     rises = bool(metric and evaluation and evaluation.metric and evaluation.metric.higher_is_better)
     promoted = found.record.outcome.promoted
@@ -80,7 +88,7 @@ def _pareto(found: Evidence, config: PipelineConfig) -> Pareto:
     return Pareto(
         results=tuple(
             Quality(
-                name=engine.id,
+                name=called(engine.id),
                 p50_ms=point.p50_ms,
                 quality=quality,
                 promoted=promoted is not None and engine.id == promoted.id,

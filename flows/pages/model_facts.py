@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from flows.evidence import Evidence
 from tasks.core.report import Report
-from tasks.sources.onnx_flops import ModelFacts
-from tasks.sources.onnx_graph import ExportReply, GraphFacts
-from tasks.sources.onnx_fold import FoldMetrics
 from tasks.runtimes.base import ENGINE
+from tasks.sources.onnx_flops import ModelFacts
+from tasks.sources.onnx_fold import FoldMetrics
+from tasks.sources.onnx_graph import ExportReply, GraphFacts
 
 _STAGES = ("export", "fold", "prune", "quantize", "repair", "build")
 

@@ -46,6 +46,7 @@ def run_page(store: Store, found: Evidence, config: PipelineConfig, current: Pro
     """Make the page of a run from its record, the reports of its artifacts and its charts."""
     record = found.record
     wanted = [chart.kind for chart in charts_of(found, config)]
+    fixed = _fixed(_points(found))
     pictures = {kind: pictures_of(store, found, kind) for kind in wanted}
     return render(
         "run.html",
@@ -60,12 +61,14 @@ def run_page(store: Store, found: Evidence, config: PipelineConfig, current: Pro
             and (current.id, current.key) == (record.outcome.promoted.id, record.outcome.promoted.key),
             "speed": list(story.speed_sentences(found)),
             "headline": _headline(found),
+            "most_by": story.mostly(found),
             "errors": list(story.error_sentences(found)),
             "refusals": story.refusals(found),
             "made_by": {engine.id: story.made_by(found, engine) for engine in found.results},
             "commands": story.again(found),
             "metric": metric_name(config) or "metric",
-            "points": _points(found),
+            "fixed": fixed,
+            "short": lambda at: story.point_text({dim: size for dim, size in at.items() if dim not in fixed}),
             "baselines": _baselines(found),
             "hops": _hop_table(found),
             "hop_names": [HOP_NAMES.get(name, name) for name in _hops_present(found)],
@@ -111,6 +114,13 @@ def _points(found: Evidence) -> list[dict[str, int]]:
     for engine in found.results:
         every += [point.at for point in engine.latency if point.at not in every]
     return every
+
+
+def _fixed(points: list[dict[str, int]]) -> dict[str, int]:
+    """Dims that have one size at all points, where there are several points: told once."""
+    if len(points) < 2:  # noqa: PLR2004 - a single point is told whole
+        return {}
+    return {dim: size for dim, size in points[0].items() if all(point.get(dim) == size for point in points)}
 
 
 def _baselines(found: Evidence) -> dict[str, list[tuple[dict[str, int], float, float | None, float, bool]]]:

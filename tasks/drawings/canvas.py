@@ -28,7 +28,7 @@ _VARIABLES = {
 # Colour is never all that tells two series apart.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 # As wide as a phone, so that letters have their size there; wide screens show several side by side.
-WIDTH = 5.0
+WIDTH = 4.3
 _TEXT = 8.5
 _SETTINGS: dict[str, object] = {
     "svg.fonttype": "none",
@@ -147,7 +147,7 @@ def figure_text(value: float) -> str:
     """Three digits, as people write them."""
     if value == 0:
         return "0"
-    if abs(value) >= 1e5 or abs(value) < 1e-3:  # noqa: PLR2004 - where digits become hard to count
+    if abs(value) >= 1e6 or abs(value) < 1e-3:  # noqa: PLR2004 - where digits become hard to count
         return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"  # noqa: PLR2004
 

@@ -47,7 +47,7 @@ class Latency(Frozen):
 
     kind: Literal["latency"] = "latency"
     points: tuple[str, ...]
-    names: tuple[str, ...]
+    labels: dict[str, str]  # what to call each of those that were timed, by its name in the file
     baselines: tuple[str, ...]
 
 

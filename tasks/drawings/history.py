@@ -5,8 +5,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.drawings.canvas import BAD, GOOD, INK, MARKERS, MUTED, SERIES, drawing, frame, plain_ticks, save, spread
-from tasks.drawings.canvas import text_inches
+from tasks.drawings.canvas import (
+    BAD,
+    GOOD,
+    INK,
+    MARKERS,
+    MUTED,
+    SERIES,
+    drawing,
+    frame,
+    plain_ticks,
+    save,
+    spread,
+    text_inches,
+)
 from tasks.drawings.figures import History, Measured
 
 if TYPE_CHECKING:
@@ -55,7 +67,7 @@ def _draw(chart: History, value: Callable[[Measured], float | None], save_as: tu
 
 
 def _limits(axes: "Axes", chart: History, *, logarithmic: bool) -> None:
-    times = [each.at for each in (*chart.measured, *chart.decisions)]
+    times = [*(each.at for each in chart.measured), *(each.at for each in chart.decisions)]
     first, last = min(times), max(times)
     room = (last - first) * 0.04 or 3600.0
     axes.set_xlim(first - room, last + room)

@@ -3,8 +3,19 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.drawings.canvas import FAINT, INK, MUTED, PAPER, SERIES, drawing, figure_text, frame, plain_ticks, save
-from tasks.drawings.canvas import text_inches
+from tasks.drawings.canvas import (
+    FAINT,
+    INK,
+    MUTED,
+    PAPER,
+    SERIES,
+    drawing,
+    figure_text,
+    frame,
+    plain_ticks,
+    save,
+    text_inches,
+)
 from tasks.drawings.figures import Latency
 
 if TYPE_CHECKING:
@@ -23,7 +34,7 @@ def draw_latency(chart: Latency, samples: Path, folder: Path) -> dict[str, str]:
     pictures = {}
     with np.load(samples) as raw:
         for index, point in enumerate(chart.points):
-            pooled = {name: _pooled(raw, index, name) for name in chart.names}
+            pooled = {name: _pooled(raw, index, name) for name in chart.labels}
             name, title = f"latency-{index}.svg", f"Distribution of latencies at {point}"
             _draw(chart, {name: times for name, times in pooled.items() if times.size}, (folder / name, title), point)
             pictures[name] = title
@@ -44,13 +55,14 @@ def _draw(chart: Latency, pooled: "dict[str, NDArray[np.float64]]", save_as: tup
 
     low = min(times.min() for times in pooled.values()) * 0.9
     high = max(np.percentile(times, 99.5) for times in pooled.values()) * 1.25
+    labels = [chart.labels[name] for name in pooled]
     with drawing(0.85 + _ROW * len(pooled)) as figure:
-        (axes,) = frame(figure, (text_inches(pooled) + 0.12, 0.12, 0.3, 0.45))
+        (axes,) = frame(figure, (text_inches(labels) + 0.12, 0.12, 0.3, 0.45))
         axes.set_xscale("log")
         axes.set_xlim(low, high)
         plain_ticks(axes, "x")
         axes.set_ylim(len(pooled) - 0.45, -0.65)
-        axes.set_yticks(range(len(pooled)), list(pooled))
+        axes.set_yticks(range(len(pooled)), labels)
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
         axes.set_title(point)

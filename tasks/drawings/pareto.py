@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.drawings.canvas import GOOD, INK, MARKERS, MUTED, SERIES, drawing, frame, plain_ticks, save, spread
+from tasks.drawings.canvas import GOOD, INK, MARKERS, MUTED, PAPER, SERIES, drawing, frame, plain_ticks, save, spread
 from tasks.drawings.figures import Pareto, Quality
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def front(results: tuple[Quality, ...], *, rises: bool) -> list[Quality]:
 def _limits(axes: "Axes", chart: Pareto) -> None:
     values = [result.quality for result in chart.results] + ([] if chart.source is None else [chart.source])
     times = [result.p50_ms for result in chart.results]
-    room = (max(values) - min(values)) * 0.2 or max(abs(values[0]) * 0.01, 1e-6)
+    room = (max(values) - min(values)) * 0.2 or max(abs(values[0]) * 0.005, 1e-6)
     axes.set_xlim(min(times) * 0.7, max(times) * 1.6)
     if chart.logarithmic:
         axes.set_yscale("log")
@@ -78,23 +78,20 @@ def _names(axes: "Axes", chart: Pareto, best: list[Quality]) -> None:
     places = [axes.transData.transform((each.p50_ms, each.quality)) for each in chart.results]
     middle = axes.transAxes.transform((0.55, 0.5))[0]
     left = [bool(place[0] > middle) for place in places]
-    for side in (False, True):
-        chosen = [index for index, here in enumerate(left) if here is side]
-        wanted = [float(places[index][1]) for index in chosen]
-        for index, was, place in zip(chosen, wanted, spread(wanted, 12.5), strict=True):
-            result = chart.results[index]
-            name = result.name + (" (promoted)" if result.promoted else "")
-            axes.annotate(
-                name,
-                (result.p50_ms, result.quality),
-                xytext=(-9 if side else 9, (place - was) * 72 / axes.figure.dpi),
-                textcoords="offset points",
-                ha="right" if side else "left",
-                va="center_baseline",
-                fontsize=7.5,
-                color=INK if result in best else MUTED,
-                fontweight="bold" if result.promoted else "normal",
-            )
+    heights = [float(place[1]) for place in places]
+    for result, side, was, place in zip(chart.results, left, heights, spread(heights, 12.5), strict=True):
+        axes.annotate(
+            result.name + (" (promoted)" if result.promoted else ""),
+            (result.p50_ms, result.quality),
+            xytext=(-9 if side else 9, (place - was) * 72 / axes.figure.dpi),
+            textcoords="offset points",
+            ha="right" if side else "left",
+            va="center_baseline",
+            fontsize=7.5,
+            color=INK if result in best else MUTED,
+            fontweight="bold" if result.promoted else "normal",
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.6},  # a line behind it is not to strike it out
+        )
     if chart.source is not None:
         axes.annotate(
             "source model",

@@ -99,28 +99,28 @@ def _moved(model: "onnx.ModelProto", tensors: Tensors) -> int | None:
     return moved
 
 
-def _conv(node: "onnx.NodeProto", inputs: list[Shape | None], output: Shape | None) -> int | None:
+def _conv(_: "onnx.NodeProto", inputs: list[Shape | None], output: Shape | None) -> int | None:
     """Each output value takes one multiply-add for each weight of its filter."""
     weight = inputs[1]
-    return math.prod(output) * math.prod(weight[1:]) if output and weight else _nothing(node)
+    return math.prod(output) * math.prod(weight[1:]) if output and weight else None
 
 
-def _conv_transpose(node: "onnx.NodeProto", inputs: list[Shape | None], output: Shape | None) -> int | None:
+def _conv_transpose(_: "onnx.NodeProto", inputs: list[Shape | None], output: Shape | None) -> int | None:
     """Each input value takes one multiply-add for each weight that it is spread by."""
     del output
     data, weight = inputs[:2]
-    return math.prod(data) * math.prod(weight[1:]) if data and weight else _nothing(node)
+    return math.prod(data) * math.prod(weight[1:]) if data and weight else None
 
 
 def _gemm(node: "onnx.NodeProto", inputs: list[Shape | None], output: Shape | None) -> int | None:
     turned = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
     left = inputs[0]
-    return math.prod(output) * left[0 if turned else 1] if output and left else _nothing(node)
+    return math.prod(output) * left[0 if turned else 1] if output and left else None
 
 
-def _matmul(node: "onnx.NodeProto", inputs: list[Shape | None], output: Shape | None) -> int | None:
+def _matmul(_: "onnx.NodeProto", inputs: list[Shape | None], output: Shape | None) -> int | None:
     left = inputs[0]
-    return math.prod(output) * left[-1] if output is not None and left else _nothing(node)
+    return math.prod(output) * left[-1] if output is not None and left else None
 
 
 def _recurrent(node: "onnx.NodeProto", inputs: list[Shape | None], output: Shape | None) -> int | None:
@@ -128,7 +128,7 @@ def _recurrent(node: "onnx.NodeProto", inputs: list[Shape | None], output: Shape
     del output
     data, *matrices = inputs[: 1 + _WEIGHTS_AND_RECURRENCE]
     if data is None or None in matrices:
-        return _nothing(node)
+        return None
     batch_first = any(attribute.name == "layout" and attribute.i for attribute in node.attribute)
     steps, batch = (data[1], data[0]) if batch_first else (data[0], data[1])
     return steps * batch * sum(math.prod(matrix) for matrix in matrices if matrix)
@@ -147,10 +147,6 @@ def _einsum(node: "onnx.NodeProto", inputs: list[Shape | None], output: Shape | 
             return None
         sizes.update(zip(term, shape, strict=True))
     return math.prod(sizes.values())
-
-
-def _nothing(node: "onnx.NodeProto") -> None:
-    del node
 
 
 _Count: TypeAlias = Callable[["onnx.NodeProto", list[Shape | None], Shape | None], int | None]
