@@ -11,6 +11,8 @@ from tasks.core.outcome import EngineOutcome, LatencyOutcome
 from tasks.core.promotions import Promotion
 
 _TEN, _HUNDRED = 10, 100
+# Results whose error is explained at once; the chart and the table tell of all.
+_FURTHEST = 3
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,8 @@ def error_sentences(found: Evidence) -> Iterator[str]:
     """Where the error is made: of the chosen result first, then of those that are furthest from the source."""
     first = chosen(found)
     compared = [engine for engine in found.results if found.hops(engine)]
-    rest = sorted(
-        (engine for engine in compared if engine is not first), key=lambda e: found.hops(e)["vs_source"], reverse=True
-    )
-    for engine in [*([first] if first in compared and first else []), *rest][:3]:
+    furthest = sorted(compared, key=lambda engine: (engine is not first, -found.hops(engine)["vs_source"]))
+    for engine in furthest[:_FURTHEST]:
         yield f"{engine.id}: {made_by(found, engine)}"
     if not compared:
         yield "not known: no engine was compared with the source model"

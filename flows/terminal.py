@@ -6,9 +6,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from flows import story
+from flows.evidence import Evidence
 from flows.journal import StepEntry
 from flows.table import print_table
-from tasks.core.outcome import RunOutcome, RunRecord
+from tasks.core.outcome import RunOutcome
 from tasks.core.promotions import Promotion
 
 if TYPE_CHECKING:
@@ -111,9 +113,10 @@ def print_outcome(outcome: RunOutcome, folder: Path, report: Path | None = None)
         console.print(f"report: {report}", markup=False, soft_wrap=True)
 
 
-def print_record(record: RunRecord, current: Promotion | None) -> None:
-    """The last run in short, and what is in force."""
-    outcome, console = record.outcome, _console(stderr=False)
+def print_record(found: Evidence, current: Promotion | None, report: Path) -> None:
+    """A run in short: what its page says first, what is in force, and where the page is."""
+    record, console = found.record, _console(stderr=False)
+    outcome = record.outcome
     console.print(f"{outcome.pipeline}: run {outcome.run}", style="bold", markup=False)
     print_table(console, outcome)
     _print_reasons(console, outcome, every=True)
@@ -122,8 +125,20 @@ def print_record(record: RunRecord, current: Promotion | None) -> None:
         _say(console, f"failure: {record.failure}")
     for note in record.notes:
         _say(console, f"note: {note}")
-    in_force = f"{current.id} ({current.key[:12]}) since {current.at}" if current else "nothing"
-    _say(console, f"in force: {in_force}")
+    _say(console, f"promoted: {story.promoted_sentence(found)}")
+    for sentence in story.speed_sentences(found):
+        _say(console, f"speed: {sentence}")
+    for sentence in story.error_sentences(found):
+        _say(console, f"error: {sentence}")
+    for refusal in story.refusals(found):
+        if refusal.next_command:
+            _say(console, f"to see why {refusal.id} was refused: {refusal.next_command}")
+    _say(console, f"in force: {story.in_force(current)}")
+    _say(console, f"the same again: trtflow run {outcome.pipeline}")
+    if report.is_file():
+        console.print(f"report: {report}", markup=False, soft_wrap=True)
+    else:
+        _say(console, f"report: none; make it: trtflow report {outcome.pipeline}")
 
 
 def tell(text: str) -> None:

@@ -4,7 +4,9 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
+from flows.evidence import evidence
 from flows.options import Options, chosen, store_root
+from flows.pages.run_page import REPORT_PAGE
 from flows.records import last_record
 from flows.table import aligned
 from flows.terminal import print_record
@@ -24,7 +26,7 @@ def command(parsed: Namespace, options: Options) -> int:
     (name,) = parsed.names
     record = _last(name, config, root, options)
     if parsed.where is None:
-        return _show(record, _current(root, name), options)
+        return _show(record, _current(root, name), root, options)
     from flows.commands.where import show_where
 
     return show_where(record, parsed.where, config.pipelines[name], options, root)
@@ -68,10 +70,11 @@ def _last(name: str, config: Config, root: Path, options: Options) -> RunRecord:
     return record
 
 
-def _show(record: RunRecord, current: Promotion | None, options: Options) -> int:
+def _show(record: RunRecord, current: Promotion | None, root: Path, options: Options) -> int:
     if options.json:
         promoted = current.model_dump(mode="json") if current else None
         print(json.dumps({"record": record.model_dump(mode="json"), "promoted": promoted}))
         return 0
-    print_record(record, current)
+    page = root / record.outcome.pipeline / "runs" / record.outcome.run / REPORT_PAGE
+    print_record(evidence(root, record), current, page)
     return 0

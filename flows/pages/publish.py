@@ -19,11 +19,10 @@ from tasks.core.store import artifact_of, read_report
 def draw_charts(context: Context, submit: Submit, found: Evidence) -> list[str]:
     """Draw what there is to draw, all at once; a chart that cannot be drawn is told of, and fails nothing."""
     measured = found.reports.get(("benchmark", ""))
+    samples = artifact_of(measured) if measured else None
     drawn = [
-        (chart.kind, submit(charts, chart.kind, context, chart, artifact_of(measured) if uses else None))
+        (chart.kind, submit(charts, chart.kind, context, chart, samples if chart.kind == "latency" else None))
         for chart in charts_of(found, context.config)
-        for uses in (chart.kind == "latency" and measured is not None,)
-        if measured is not None or not uses
     ]
     problems = []
     for kind, result in drawn:

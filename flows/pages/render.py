@@ -21,6 +21,7 @@ def _environment() -> "Environment":
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from flows import story
+    from flows.pages.bytecode import CompiledTemplates
     from flows.table import size_text
 
     environment = Environment(
@@ -30,6 +31,7 @@ def _environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
         auto_reload=False,
+        bytecode_cache=CompiledTemplates(TEMPLATES),
     )
     environment.filters.update(
         figure=story.figure, times=story.times, point=story.point_text, size=size_text, amount=amount, moment=moment
