@@ -1,7 +1,7 @@
 """What a pipeline's runs measured over time, and what was promoted when."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flows.records import run_folders
 from tasks.core.errors import StoreError
-from tasks.core.outcome import RunStatus
+from tasks.core.outcome import RunRecord, RunStatus
 from tasks.core.promotions import Promotion, Promotions
 from tasks.core.report import KEY_IN_FOLDER_NAME
 from tasks.core.store import read_report
@@ -63,9 +63,9 @@ class RunLine(_Part):
     failure: str | None
 
     @property
-    def benchmark(self) -> str | None:
-        """Key of what the run measured, or found measured."""
-        return next((step.key for step in self.outcome.steps if step.step == "benchmark"), None)
+    def benchmark(self) -> _Step | None:
+        """The step by which the run measured, or found measured; None where nothing was."""
+        return next((step for step in self.outcome.steps if step.step == "benchmark" and step.key), None)
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,14 @@ def past_of(root: Path, pipeline: str) -> Past:
     folders = run_folders(root, pipeline)[:NEWEST]
     runs = tuple(line for folder in folders if (line := _line(folder)))
     return Past(root, pipeline, runs, tuple(Promotions(root, pipeline).records()))
+
+
+def with_run(past: Past, record: RunRecord) -> Past:
+    """The same with a run that is not written yet, or was read already."""
+    others = tuple(run for run in past.runs if run.outcome.run != record.outcome.run)
+    line = RunLine.model_validate_json(record.model_dump_json())
+    runs = sorted((line, *others), key=lambda run: run.outcome.run, reverse=True)
+    return replace(past, runs=tuple(runs[:NEWEST]))
 
 
 def _line(folder: Path) -> RunLine | None:
@@ -110,11 +118,15 @@ def history_of(past: Past, at: dict[str, int] | None) -> History | None:
 
 
 def _distinct(runs: Sequence[RunLine]) -> list[RunLine]:
-    """For each measurement the first of the runs that tell of it, oldest first."""
-    found: dict[str, RunLine] = {}
+    """For each measurement the first of the runs that tell of it, oldest first.
+
+    The key of a benchmark is made of what it is done with: measured again, it is the figures that differ.
+    """
+    found: dict[tuple[str, str], RunLine] = {}
     for run in reversed(runs):
         if run.benchmark:
-            found.setdefault(run.benchmark, run)
+            figures = "".join(engine.model_dump_json() for engine in run.outcome.engines)
+            found.setdefault((run.benchmark.key or "", figures), run)
     return list(found.values())
 
 
@@ -127,12 +139,15 @@ def _measured(past: Past, run: RunLine, at: dict[str, int] | None) -> Iterator[M
 
 
 def _when(past: Past, run: RunLine) -> float:
-    """When it was measured: as its report says, which stays the same however many runs find it cached later."""
-    folder = past.root / past.pipeline / "benchmark" / (run.benchmark or "")[:KEY_IN_FOLDER_NAME]
+    """When it was measured: by this run, or before it by one that is not among the newest any more."""
+    began = _seconds(run.started)
+    if run.benchmark is None or not run.benchmark.cached:
+        return began
+    folder = past.root / past.pipeline / "benchmark" / (run.benchmark.key or "")[:KEY_IN_FOLDER_NAME]
     try:
-        return _seconds(read_report(folder).started)
+        return min(began, _seconds(read_report(folder).started))
     except StoreError:  # removed since
-        return _seconds(run.started)
+        return began
 
 
 def _seconds(text: str) -> float:

@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 import uuid
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -121,12 +121,12 @@ def _drive(run: Run, context: Context, submit: Submit, held: contextlib.ExitStac
         submit.settle()
         with contextlib.suppress(OSError):
             context.store.sweep(run.pipeline)  # what a worker wrote in its last moment
-        _record(run, context, submit, _Ending("interrupted", failure=str(error)))
+        _record(run, context, _Ending("interrupted", failure=str(error)))
         raise
     except TrtflowError as error:
         failed = StepError(error.message, error.cure)
         findings = convert_known(context, Unreached(run.journal, failed), None)
-        outcome = _record(run, context, submit, _Ending("failed", findings, failure=str(error)))
+        outcome = _record(run, context, _Ending("failed", findings, failure=str(error)))
         if isinstance(error, ConfigError):
             raise
         return outcome
@@ -141,7 +141,7 @@ def go(run: Run, context: Context, submit: Submit) -> RunOutcome:
             ending = _convert_and_promote(run, context, submit)
             for problem in draw_charts(context, submit, evidence(run.options.root, _made_record(run, context, ending))):
                 run.note(problem)
-            return _record(run, context, submit, ending)
+            return _record(run, context, ending)
         except ArtifactDamaged as damage:
             submit.settle()  # what still runs may read the artifact
             run.note(f"rebuilt: {damage.message}")
@@ -204,7 +204,7 @@ def _made_record(run: Run, context: Context, ending: _Ending) -> RunRecord:
     )
 
 
-def _record(run: Run, context: Context, submit: Submit, ending: _Ending) -> RunOutcome:
+def _record(run: Run, context: Context, ending: _Ending) -> RunOutcome:
     for step in ("benchmark", "promote"):  # planned in every run, submitted only once their inputs are known
         if not any(name == step for name, _ in run.journal.entries):
             run.journal.planned(step, "")
@@ -214,19 +214,12 @@ def _record(run: Run, context: Context, submit: Submit, ending: _Ending) -> RunO
     try:
         with store_errors(run.options.root):
             write_atomically(run.folder / "run.json", record.model_dump_json(indent=1) + "\n")
-        _write_pages(run, context, submit, record)
+        run.report = write_run_page(context, record)
+        write_index_page(context)
     except StoreError as error:
         run.failure = run.failure or str(error)
         run.outcome = outcome.model_copy(update={"status": "failed"}) if outcome.status == "passed" else outcome
     return run.outcome
-
-
-def _write_pages(run: Run, context: Context, submit: Submit, record: RunRecord) -> None:
-    """Write the run's page and its pipeline's; what was interrupted draws nothing any more."""
-    if record.outcome.status == "interrupted":
-        context = replace(context, dry=True)
-    run.report = write_run_page(context, record)
-    write_index_page(context, submit)
 
 
 def _golden_origin(context: Context, findings: Findings | None) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import pytest
 from tasks.core.outcome import RunsOutcome
 from tests.projects import ROOT, Project
 
-HEAVY = {"torch", "onnxruntime", "modelopt", "prefect", "onnx", "numpy"}
+HEAVY = {"torch", "onnxruntime", "modelopt", "prefect", "onnx", "numpy", "matplotlib"}
 _IMPORTED = re.compile(r"^import time:\s+\d+ \|\s+\d+ \|\s+(\S+)$", re.MULTILINE)
 
 
@@ -43,6 +43,8 @@ def test_a_run_in_which_nothing_changed_imports_nothing_heavy(
     assert run.promoted is not None
     assert {step.step for step in run.steps if not step.cached} == {"promote"}
     assert {step.status for step in run.steps} == {"done"}
+    assert {"charts", "facts"} <= {step.step for step in run.steps}
+    assert (project.store / name / "runs" / run.run / "report.html").is_file()
 
 
 @pytest.mark.parametrize("arguments", [("plan", "tiny"), ("show", "tiny")])

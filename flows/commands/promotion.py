@@ -3,24 +3,31 @@
 from argparse import Namespace
 from pathlib import Path
 
+from flows.journal import Journal
 from flows.options import Options, chosen, store_root
+from flows.pages.publish import write_index_page
 from flows.records import last_record
+from tasks.context import Context
 from tasks.core.errors import PromotionError
 from tasks.core.promotions import Choice, Promotion, Promotions
 from tasks.core.store import Store, artifact_of, read_report
 from tasks.core.yaml_source import load_config
+from tasks.runtimes.isolate import Workers
 from tasks.runtimes.load import DEPLOYABLE
 
 
 def command(parsed: Namespace, options: Options) -> int:
     """Write a promotion or a rollback."""
     config = load_config(options.file)
-    chosen(config, [parsed.name], options)
+    pipeline = chosen(config, [parsed.name], options)[parsed.name]
     root = store_root(options, config)
     if parsed.command == "promote":
         record = _promote(root, options, parsed.name, parsed.id)
     else:
         record = Promotions(root, parsed.name).rollback(parsed.reason)
+    # The page tells what is in force. Its chart is drawn by the next run: a rollback is not to wait for it.
+    context = Context(parsed.name, pipeline, Store(root, options.project), Workers(), Journal(), dry=True)
+    write_index_page(context)
     if options.json:
         print(record.model_dump_json())
     else:

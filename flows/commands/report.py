@@ -49,7 +49,7 @@ def _make(store: Store, record: RunRecord, pipeline: PipelineConfig, options: Op
             problems = draw_charts(context, submit, evidence(store.root, record))
             drawn = tuple(entry for entry in journal.timeline(0.0) if entry.artifact)
             page = write_run_page(context, record, drawn)
-            return page, write_index_page(context, submit), problems
+            return page, write_index_page(context), problems
 
 
 def _found(root: Path, name: str, wanted: str | None) -> RunRecord:

@@ -1,15 +1,16 @@
 """Draw the charts of a run and of its pipeline, and write their pages into the store."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from flows.evidence import Evidence, evidence
-from flows.history import history_of, past_of
+from flows.history import history_of, past_of, with_run
 from flows.pages.figures import charts_of
 from flows.submit import Submit
-from tasks.charts import OPTIONS, charts
+from tasks.charts import Chart, charts
 from tasks.context import Context
 from tasks.core.config import PipelineConfig, complete
-from tasks.core.errors import ArtifactDamaged, TrtflowError
+from tasks.core.errors import ArtifactDamaged, NotMade, TrtflowError
 from tasks.core.files import store_errors, write_atomically
 from tasks.core.outcome import RunRecord, TimelineEntry
 from tasks.core.promotions import Promotions
@@ -20,9 +21,14 @@ def draw_charts(context: Context, submit: Submit, found: Evidence) -> list[str]:
     """Draw what there is to draw, all at once; a chart that cannot be drawn is told of, and fails nothing."""
     measured = found.reports.get(("benchmark", ""))
     samples = artifact_of(measured) if measured else None
+    wanted: list[Chart] = list(charts_of(found, context.config))
+    history = history_of(
+        with_run(past_of(context.store.root, context.pipeline), found.record), objective_at(context.config)
+    )
+    wanted += [history] if history else []
     drawn = [
         (chart.kind, submit(charts, chart.kind, context, chart, samples if chart.kind == "latency" else None))
-        for chart in charts_of(found, context.config)
+        for chart in wanted
     ]
     problems = []
     for kind, result in drawn:
@@ -50,25 +56,24 @@ def write_run_page(context: Context, record: RunRecord, drawn: tuple[TimelineEnt
     return path
 
 
-def write_index_page(context: Context, submit: Submit) -> Path:
-    """Write the page of the pipeline; its chart is drawn where measurements or promotions are new."""
+def write_index_page(context: Context) -> Path:
+    """Write the page of the pipeline, with its chart if that was drawn."""
     from flows.pages.index_page import INDEX_PAGE, index_page
     from flows.pages.run_page import read_pictures
 
     store, pipeline = context.store, context.pipeline
     past = past_of(store.root, pipeline)
     history = history_of(past, objective_at(context.config))
-    pictures, missing = {}, "" if history else "There is one measurement so far: from the second on, they are drawn."
+    pictures, missing = {}, "There is one measurement so far: from the second on, they are drawn."
     if history:
         try:
-            pictures = read_pictures(store, submit(charts, history.kind, context, history).result())
-        except TrtflowError as error:
-            missing = f"The chart {OPTIONS.name} {history.kind} is missing: {error}"
+            pictures = read_pictures(store, charts(replace(context, dry=True), history))
+        except NotMade:
+            missing = f"There is something new that was not drawn yet: trtflow report {pipeline} does it."
     path = store.root / pipeline / INDEX_PAGE
     current = Promotions(store.root, pipeline).state().current
-    text = index_page(past, current, pictures, missing)
     with store_errors(store.root):
-        write_atomically(path, text)
+        write_atomically(path, index_page(past, current, pictures, missing))
     return path
 
 

@@ -18,6 +18,7 @@ STEPS = [
     "fold",
     "judge exported",
     "judge folded",
+    "facts",
     "quantize fp32",
     "judge fp32",
     "build onnxruntime/fp32",
@@ -76,7 +77,7 @@ def test_where_nothing_changed_only_the_promotion_runs(once: Project, call: Call
 
 def test_a_plan_for_people_has_a_line_for_each_step(once: Project, call: Call) -> None:
     lines = call(once, "plan", "tiny").out.splitlines()
-    assert lines[0] == "tiny: 14 steps, 13 cached, 1 to run"
+    assert lines[0] == "tiny: 15 steps, 14 cached, 1 to run"
     assert lines[1] == "  cached  inspect"
     assert lines[-1].split() == ["run", "promote", "always", "runs"]
     assert not [line for line in lines if line != line.rstrip()]

@@ -45,7 +45,20 @@ def test_what_run_prints_conforms(done: Project, call: Call) -> None:
 def test_every_report_of_every_step_conforms(once: Project, torch_once: Project) -> None:
     reports = [path for project in (once, torch_once) for path in project.store.glob("*/*/[!.]*/report.json")]
     assert {path.parents[1].name for path in reports} == {
-        *("inspect", "data", "export", "fold", "judge", "quantize", "build", "parity", "evaluate", "benchmark")
+        *(
+            "inspect",
+            "data",
+            "export",
+            "fold",
+            "judge",
+            "quantize",
+            "build",
+            "parity",
+            "evaluate",
+            "benchmark",
+            "facts",
+            "charts",
+        )
     }
     for path in reports:
         assert conforms(json.loads(path.read_text()), "report"), path
