@@ -107,14 +107,22 @@ def history_of(past: Past, at: dict[str, int] | None) -> History | None:
     if len({each.at for each in measured}) <= 1:
         return None
     first = measured[0].at
+    common = _common({each.name for each in measured})
+    measured = tuple(each.model_copy(update={"name": each.name.removeprefix(common)}) for each in measured)
     decisions = tuple(
-        Decision(at=when, kind=record.kind, name=record.id)
+        Decision(at=when, kind=record.kind, name=record.id.removeprefix(common))
         for record in past.promotions
         if (when := _seconds(record.at)) >= first
     )
     point = next((engine.latency for run in runs for engine in run.outcome.engines if engine.latency), ())
     text = ", ".join(f"{dim} {size}" for dim, size in (at or (point[0].at if point else {})).items())
     return History(measured=measured, decisions=decisions, point=text or "its fixed shape")
+
+
+def _common(ids: set[str]) -> str:
+    """What charts leave out: the name of the engine, where there is one only."""
+    engines = {name.partition("/")[0] for name in ids}
+    return f"{engines.pop()}/" if len(engines) == 1 else ""
 
 
 def _distinct(runs: Sequence[RunLine]) -> list[RunLine]:

@@ -71,7 +71,7 @@ def _limits(axes: "Axes", chart: History, *, logarithmic: bool) -> None:
     first, last = min(times), max(times)
     room = (last - first) * 0.04 or 3600.0
     axes.set_xlim(first - room, last + room)
-    ticks = [first + (last - first) * share for share in (0, 0.5, 1)] if last > first else [first]
+    ticks = [first + (last - first) * share for share in (0, 1)] if last > first else [first]
     days = last - first > 2 * 86400
     form = "%Y-%m-%d" if days else "%m-%d %H:%M"
     axes.set_xticks(ticks, [f"{datetime.fromtimestamp(tick, UTC):{form}}" for tick in ticks])

@@ -31,7 +31,7 @@ def draw_pareto(chart: Pareto, folder: Path) -> dict[str, str]:
                 axes.plot([result.p50_ms], [result.quality], marker="o", mfc="none", mec=GOOD, mew=1.8, ms=13, zorder=2)
         _names(axes, chart, best)
         axes.set_title(f"{chart.quality}, {'higher' if chart.rises else 'lower'} is better")
-        axes.set_xlabel(f"median latency at {chart.point}, milliseconds, logarithmic")
+        axes.set_xlabel(f"median ms at {chart.point}, logarithmic")
         save(figure, folder / "pareto.svg", title)
     return {"pareto.svg": title}
 
