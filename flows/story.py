@@ -9,6 +9,7 @@ from flows.evidence import HOP_NAMES, HOPS, Evidence
 from tasks.core.metrics import UNBOUNDED
 from tasks.core.outcome import EngineOutcome, LatencyOutcome
 from tasks.core.promotions import Promotion
+from tasks.runtimes.timing import PointFigures
 
 _TEN, _HUNDRED = 10, 100
 # Results whose error is explained at once; the chart and the table tell of all.
@@ -95,8 +96,11 @@ def _speed(found: Evidence, engine: EngineOutcome, point: LatencyOutcome) -> str
     where, taken = point_text(point.at), f"{point.p50_ms:.3g} ms"
     if point.speedup is None or point.speedup_against is None:
         return f"{engine.id} takes {taken} at {where} (median)"
-    other = _median(found, point.speedup_against, point.at)
-    beside = f"{taken} against {other:.3g} ms" if other else taken
+    other = _timed(found, point.speedup_against, point.at)
+    own = _timed(found, engine.id, point.at)
+    beside = f"{taken} against {other.latency_p50_ms:.3g} ms" if other else taken
+    if any(each.noisy for each in (own, other) if each):
+        beside += "; noisy: measure again on a quiet host"
     if point.speedup_ci95 is None:
         sure = "too few turns for an interval"
     else:
@@ -104,9 +108,9 @@ def _speed(found: Evidence, engine: EngineOutcome, point: LatencyOutcome) -> str
     return f"{times(point.speedup)}x as fast as {point.speedup_against} at {where} ({sure}): {beside}"
 
 
-def _median(found: Evidence, name: str, at: dict[str, int]) -> float | None:
+def _timed(found: Evidence, name: str, at: dict[str, int]) -> PointFigures | None:
     points = found.measured.points if found.measured else ()
-    return next((point.latency_p50_ms for point in points if point.name == name and point.at == at), None)
+    return next((point for point in points if point.name == name and point.at == at), None)
 
 
 def worst_hop(found: Evidence, engine: EngineOutcome) -> tuple[str, float, float] | None:
