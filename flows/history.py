@@ -1,5 +1,6 @@
 """What a pipeline's runs measured over time, and what was promoted when."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -93,7 +94,9 @@ def with_run(past: Past, record: RunRecord) -> Past:
     return replace(past, runs=tuple(runs[:NEWEST]))
 
 
+@functools.lru_cache(maxsize=2 * NEWEST)
 def _line(folder: Path) -> RunLine | None:
+    """A record never changes once it is written, and a run asks twice: for the charts, and for the page."""
     try:
         return RunLine.model_validate_json((folder / "run.json").read_bytes())
     except (OSError, ValidationError):

@@ -6,7 +6,6 @@ from typing import TypeAlias
 from tasks.context import Context, Files, Work, params
 from tasks.core.report import Artifact
 from tasks.core.store import Made
-from tasks.drawings.draw import draw
 from tasks.drawings.figures import DrawRequest, History, Hops, Latency, Pareto, Sweep
 from tasks.homes import DRAWING
 from tasks.step import StepOptions, step
@@ -25,6 +24,8 @@ def charts(context: Context, chart: Chart, benchmark: Artifact | None = None) ->
         recipe = context.using(recipe, samples=Files(benchmark, (SAMPLES,)))
 
     def make(folder: Path) -> Made:
+        from tasks.drawings.draw import draw  # a run in which nothing is drawn does without
+
         samples = context.file(benchmark, SAMPLES) if benchmark else None
         request = DrawRequest(chart=chart, samples=samples, folder=folder)
         return Made(params(context.call(DRAWING, draw, request, folder)))

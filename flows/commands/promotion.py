@@ -7,8 +7,9 @@ from flows.journal import Journal
 from flows.options import Options, chosen, store_root
 from flows.pages.publish import write_index_page
 from flows.records import last_record
+from flows.terminal import tell
 from tasks.context import Context
-from tasks.core.errors import PromotionError
+from tasks.core.errors import PromotionError, StoreError
 from tasks.core.promotions import Choice, Promotion, Promotions
 from tasks.core.store import Store, artifact_of, read_report
 from tasks.core.yaml_source import load_config
@@ -25,14 +26,20 @@ def command(parsed: Namespace, options: Options) -> int:
         record = _promote(root, options, parsed.name, parsed.id)
     else:
         record = Promotions(root, parsed.name).rollback(parsed.reason)
-    # The page tells what is in force. Its chart is drawn by the next run: a rollback is not to wait for it.
-    context = Context(parsed.name, pipeline, Store(root, options.project), Workers(), Journal(), dry=True)
-    write_index_page(context)
+    _refresh(Context(parsed.name, pipeline, Store(root, options.project), Workers(), Journal(), dry=True))
     if options.json:
         print(record.model_dump_json())
     else:
         print(_sentence(record))
     return 0
+
+
+def _refresh(context: Context) -> None:
+    """Have the pipeline's page tell what is in force; a rollback neither waits for its chart nor fails for it."""
+    try:
+        write_index_page(context)
+    except StoreError as error:
+        tell(f"{context.pipeline}: note: its page could not be written: {error}")
 
 
 def _promote(root: Path, options: Options, name: str, wanted: str) -> Promotion:
