@@ -159,6 +159,11 @@ def _convert_and_promote(run: Run, context: Context, submit: Submit) -> _Ending:
         run.note(f"the report lacks what the model costs to run: {findings.uncounted}")
     if not passes(findings):
         return _Ending("failed", findings, failure=str(findings.failure) if findings.failure else None)
+    return _promoted(run, context, submit, findings)
+
+
+def _promoted(run: Run, context: Context, submit: Submit, findings: Findings) -> _Ending:
+    """Promote the best of what passed, unless all of it regresses."""
     offered = candidates(context, findings)
     worse = [] if offered else regressed(findings)
     if worse:

@@ -10,7 +10,6 @@ import pytest
 from flows.cli import _MODULES, _parser
 from tasks.benchmark import ROUNDS
 from tasks.core.config_fields import RESERVED
-from tasks.core.config_sections import LATER_RUNTIMES
 from tasks.core.outcome import RunsOutcome
 from tasks.core.tolerances import PARITY, Tolerance
 from tasks.core.yaml_source import load_config
@@ -104,7 +103,7 @@ def test_figures_in_the_text_equal_the_code() -> None:
 
 
 def test_what_is_refused_as_not_yet_supported_is_named() -> None:
-    for name in (*RESERVED, *LATER_RUNTIMES):
+    for name in RESERVED:
         assert f"`{name}`" in README
 
 

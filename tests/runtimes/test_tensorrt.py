@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import helper
 
+from tasks.core.config import RuntimeName
 from tasks.core.errors import CannotRun, StepError
 from tasks.runtimes.base import ENGINE, BuildRequest, OpenOptions, read_card
 from tasks.runtimes.load import load_runtime
@@ -16,7 +17,7 @@ from tests.runtimes.contract import Case, convolution, request
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="the extra tensorrt-rtx is not installed"
 )
-NAME = "tensorrt-rtx"
+NAME: RuntimeName = "tensorrt-rtx"
 
 
 @pytest.fixture
