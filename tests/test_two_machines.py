@@ -12,6 +12,7 @@ from flows import cli
 from tests.commands import SOURCE, TINY, Call, fresh
 from tests.projects import Finished, Project, wait_until
 from tests.s3_server import BUCKET, S3Server, start_server
+from tests.test_warm import HEAVY, imported_by
 
 WAITING = """
 import pathlib, time
@@ -128,6 +129,35 @@ def test_nothing_of_a_pipeline_goes_while_this_machine_runs_it(tmp_path: Path, c
         (tmp_path / "go").touch()
         finished = machine.project.finish(process)
     assert finished.code == 0, finished.stderr
+
+
+def test_gc_elsewhere_takes_nothing_from_a_run_at_work(tmp_path: Path, call: Call) -> None:
+    url = f"file://{tmp_path}/store"
+    one, other = Machine(tmp_path / "one", url), Machine(tmp_path / "other", url)
+    for machine in (one, other):
+        (machine.project.folder / "waiting.py").write_text(WAITING.format(folder=tmp_path))
+        machine.project.write(tiny={**SOURCE, "data": {"evaluation": {"source": "waiting:samples"}}})
+    process = one.project.start(*one.shared, "run", "--json")
+    try:
+        wait_until((tmp_path / "waiting").exists, process)
+        for blob in (tmp_path / "store/blobs").glob("*/*"):
+            os.utime(blob, (0, 0))
+        told = call(other.project, *other.shared, "gc", "--json").json
+        assert [name.split("/")[1] for name in told["removed"]] == ["inspect"]  # no record names it yet
+    finally:
+        (tmp_path / "go").touch()
+        finished = one.project.finish(process)
+    assert finished.code == 0, finished.stderr
+    taken = other.run("run", "--json").runs["tiny"]
+    assert {step.step for step in taken.steps if not step.cached} == {"promote"}
+
+
+def test_a_run_in_which_nothing_changed_imports_nothing_heavy(copied: str, tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "one", copied)
+    assert machine.run("run", "tiny", "--json").code == 0
+    packages, _ = imported_by(machine.project, *machine.shared, "run", "tiny", "--json")
+    assert "fsspec" in packages
+    assert not packages & HEAVY
 
 
 def test_a_store_that_goes_away_in_a_run_costs_nothing_that_was_made(tmp_path: Path) -> None:
