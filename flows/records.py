@@ -29,5 +29,5 @@ def last_record(store: Store, pipeline: str) -> RunRecord | None:
     if store.shared is not None:
         with store_errors(root):
             mirror = store.shared.mirror
-            mirror.pull_runs(pipeline, mirror.runs(pipeline)[:1])
+            mirror.pull_runs(pipeline, mirror.runs(pipeline)[:3])  # the newest may be one that is being written
     return next((record for folder in run_folders(root, pipeline) if (record := read_record(folder))), None)

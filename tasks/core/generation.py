@@ -38,6 +38,13 @@ class Generation:
         """Read it for the first time: also finds out whether the store can be reached at all."""
         self.known = self._read()
 
+    def ensure(self) -> None:
+        """Give a new store its first generation: one that was emptied is then not taken for what it was."""
+        if not self.known.generation:
+            first = StoreState(generation=uuid.uuid4().hex)
+            self.remote.create(NAME, first.model_dump_json().encode())
+            self.known = self._read()
+
     def moved(self) -> bool:
         """Whether something was collected since it was last read; waits for a collection at work."""
         found = self._read()

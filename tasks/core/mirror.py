@@ -52,7 +52,7 @@ class Mirror:
 
     def _keep(self, found: dict[str, bytes]) -> None:
         for name, content in found.items():
-            write_atomically(self.root / name, content.decode())
+            write_atomically(self.root / name, content.decode(errors="replace"))
 
 
 def _is_record(name: str) -> bool:

@@ -91,8 +91,10 @@ class Remote:
 
     def upload(self, source: Path, name: str) -> None:
         """Write a file from a local one, or replace it."""
+        # s3fs holds each part of 50 MB in memory, ten at a time if it may.
+        settings = {"max_concurrency": 3} if self.protocol in ("s3", "s3a") else {}
         with self._told(f"writing {name}"):
-            self._put(name, lambda path: self._fs.put_file(str(source), path))
+            self._put(name, lambda path: self._fs.put_file(str(source), path, **settings))
 
     def create(self, name: str, content: bytes) -> bool:
         """Write a file unless there is one; of several that try, one succeeds. Returns whether this one did."""

@@ -42,6 +42,7 @@ class Shared:
     stop: threading.Event = field(default_factory=threading.Event)
     reports: dict[str, Report] = field(default_factory=dict)  # of artifacts that were only looked at
     _replaced: set[str] = field(default_factory=set)
+    _damaged: set[str] = field(default_factory=set)
 
     @property
     def place(self) -> str:
@@ -51,7 +52,7 @@ class Shared:
     @cached_property
     def blobs(self) -> Blobs:
         """The bytes of all artifacts."""
-        return Blobs(self.remote, self.stop)
+        return Blobs(self.remote, self.stop, self._damaged)
 
     @cached_property
     def mirror(self) -> Mirror:
@@ -97,6 +98,7 @@ class Shared:
 
     def share(self, folder: str) -> Report:
         """Upload an artifact of the cache; returns the report that counts, which is another's if that came first."""
+        self.generation.ensure()
         path = self.root / folder
         content = (path / REPORT).read_bytes()
         report = self._parsed(folder, content)

@@ -169,7 +169,7 @@ class Store:
 
     def settle(self, folders: tuple[str, ...]) -> None:
         """Put back what another machine's `gc` took from the remote store while this one used it."""
-        if self.shared is None or not self.shared.generation.moved():
+        if self.shared is None or self.stop.is_set() or not self.shared.generation.moved():
             return
         with store_errors(self.root):
             for folder in folders:

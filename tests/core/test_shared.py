@@ -106,6 +106,14 @@ def test_a_hit_that_is_shared_already_asks_nobody(tmp_path: Path) -> None:
     assert not (tmp_path / "remote").exists()
 
 
+def test_a_remote_that_was_emptied_is_filled_again(url: str, tmp_path: Path) -> None:
+    store = machine(url, tmp_path / "1")
+    store.produce(RECIPE, Maker())
+    remote(store).remote.remove([found.name for found in remote(store).remote.files()])
+    assert machine(url, tmp_path / "1").produce(RECIPE, Maker()).cached
+    assert machine(url, tmp_path / "2").produce(RECIPE, Maker()).cached
+
+
 def test_looking_copies_nothing(url: str, tmp_path: Path) -> None:
     made = machine(url, tmp_path / "1").produce(RECIPE, Maker()).artifact
     second = machine(url, tmp_path / "2")
