@@ -9,7 +9,7 @@ from pathlib import Path
 from flows.inventory import FolderInventory, stats
 from flows.remote_inventory import GRACE, RemoteContents, RemoteInventory
 from flows.retention import Decision, Rules, decide
-from tasks.core.files import remove_tree, store_errors
+from tasks.core.files import remove_trees, store_errors
 from tasks.core.observations import read_index
 from tasks.core.promotions import promotions_in
 from tasks.core.report import KEY_IN_FOLDER_NAME
@@ -26,15 +26,22 @@ class Going:
     notes: tuple[str, ...] = ()
 
 
-def collect_folder(store: Store, pipeline: str, rules: Rules, only: frozenset[str] | None) -> Going:
-    """Look at a pipeline of a store in a folder; with `only`, also remove those of its folders that still may go."""
+def collect_folder(store: Store, pipeline: str, rules: Rules) -> Going:
+    """Look at a pipeline of a store in a folder."""
     decision = decide(pipeline, FolderInventory(store.root, pipeline), rules)
-    folders = [folder for folder in (*decision.artifacts, *decision.runs) if only is None or folder in only]
-    going = Going(tuple(folders), _bytes(store.root / folder for folder in folders), _notes(pipeline, decision))
-    if only is not None:
-        with store_errors(store.root):
-            _remove(store, pipeline, folders)
-    return going
+    folders = (*decision.artifacts, *decision.runs)
+    return Going(folders, _bytes(store.root / folder for folder in folders), _notes(pipeline, decision))
+
+
+def clear_folder(store: Store, pipeline: str, rules: Rules, shown: Going) -> Going:
+    """Remove those folders of a pipeline that were shown and still may go."""
+    decision = decide(pipeline, FolderInventory(store.root, pipeline), rules)
+    seen = frozenset(shown.folders)
+    folders = tuple(folder for folder in (*decision.artifacts, *decision.runs) if folder in seen)
+    freed = shown.freed_bytes if folders == shown.folders else _bytes(store.root / folder for folder in folders)
+    with store_errors(store.root):
+        _remove(store, pipeline, folders)
+    return Going(folders, freed, shown.notes)
 
 
 def collect_remote(store: Store, shared: Shared, rules: dict[str, Rules], grace: timedelta = GRACE) -> Going:
@@ -104,8 +111,7 @@ def _notes(pipeline: str, decision: Decision) -> tuple[str, ...]:
 
 def _remove(store: Store, pipeline: str, folders: Iterable[str]) -> None:
     store.sweep(pipeline)
-    for folder in folders:
-        remove_tree(store.root / folder)
+    remove_trees(store.root / folder for folder in folders)
     drop_unfinished(store.root / pipeline)
     for index in (store.root / pipeline).glob("*/index/*.jsonl"):
         if not any((index.parents[1] / entry.key[:KEY_IN_FOLDER_NAME]).is_dir() for entry in read_index(index)):

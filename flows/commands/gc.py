@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from flows.collect import Going, clear_remote, collect_folder, collect_remote
+from flows.collect import Going, clear_folder, clear_remote, collect_folder, collect_remote
 from flows.options import Options, chosen, open_store
 from flows.retention import Rules
 from flows.table import size_text
@@ -19,15 +19,28 @@ _NOTHING = Going((), 0)
 
 @dataclass(frozen=True)
 class _Sum:
-    """What goes from the store and, where that is remote, from the cache here."""
+    """What goes from a remote store, and from each pipeline in the folder here: the store itself, or its cache."""
 
-    store: Going
-    cache: Going
+    remote: Going | None
+    here: dict[str, Going]
     busy: tuple[str, ...]
 
     @property
-    def folders(self) -> frozenset[str]:
-        return frozenset((*self.store.folders, *self.cache.folders))
+    def store(self) -> Going:
+        return self._folder if self.remote is None else self.remote
+
+    @property
+    def cache(self) -> Going:
+        return _NOTHING if self.remote is None else self._folder
+
+    @property
+    def _folder(self) -> Going:
+        found = self.here.values()
+        return Going(
+            tuple(folder for going in found for folder in going.folders),
+            sum(going.freed_bytes for going in found),
+            tuple(note for going in found for note in going.notes),
+        )
 
 
 def command(parsed: Namespace, options: Options) -> int:
@@ -41,32 +54,30 @@ def command(parsed: Namespace, options: Options) -> int:
         _show(found, store)
     removes = not parsed.dry_run and (parsed.yes or options.json or _agreed(found))
     if removes:
-        found = _collect(store, names, rules, found.folders)
+        found = _collect(store, names, rules, found)
     _tell(found, options, store, removed=removes)
     return 0
 
 
-def _collect(store: Store, names: list[str], rules: Rules, only: frozenset[str] | None) -> _Sum:
-    """Look at what may go and, with `only`, remove what of that still may."""
+def _collect(store: Store, names: list[str], rules: Rules, shown: _Sum | None) -> _Sum:
+    """Look at what may go and, of what was shown already, remove what still may."""
     with contextlib.ExitStack() as held:
-        free: list[str] = []
-        busy: list[str] = []
-        for name in names:
-            (free if held.enter_context(_unused(store, name)) else busy).append(name)
-        remote = _NOTHING
-        if store.shared is not None:
-            by_name = dict.fromkeys(free, rules)
-            shared = store.shared
-            remote = (
-                collect_remote(store, shared, by_name) if only is None else clear_remote(store, shared, by_name, only)
-            )
-        here = [collect_folder(store, name, rules, only) for name in free if (store.root / name).is_dir()]
-    local = Going(
-        tuple(folder for going in here for folder in going.folders),
-        sum(going.freed_bytes for going in here),
-        tuple(note for going in here for note in going.notes),
-    )
-    return _Sum(remote, local, tuple(busy)) if store.shared else _Sum(local, _NOTHING, tuple(busy))
+        free = [name for name in names if held.enter_context(_unused(store, name))]
+        remote = _collect_remote(store, dict.fromkeys(free, rules), shown) if store.shared else None
+        here = {}
+        for name in free:
+            if (store.root / name).is_dir():
+                before = shown.here.get(name, _NOTHING) if shown else None
+                here[name] = clear_folder(store, name, rules, before) if before else collect_folder(store, name, rules)
+    return _Sum(remote, here, tuple(name for name in names if name not in free))
+
+
+def _collect_remote(store: Store, rules: dict[str, Rules], shown: _Sum | None) -> Going | None:
+    if store.shared is None:
+        return None
+    if shown is None or shown.remote is None:
+        return collect_remote(store, store.shared, rules)
+    return clear_remote(store, store.shared, rules, frozenset(shown.remote.folders))
 
 
 @contextlib.contextmanager
@@ -80,7 +91,7 @@ def _unused(store: Store, name: str) -> Iterator[bool]:
 
 def _agreed(found: _Sum) -> bool:
     """Ask on a terminal; a script has said what it wants by calling."""
-    if not found.folders or not sys.stdin.isatty():
+    if not (found.store.folders or found.cache.folders) or not sys.stdin.isatty():
         return True
     return input("remove all this? [y/N] ").strip().lower() in ("y", "yes")
 
