@@ -6,7 +6,6 @@ import pty
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -102,7 +101,7 @@ def test_sizes_are_read(text: str, size: int) -> None:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Store]:
+def machine(tmp_path: Path) -> Store:
     """A remote store with one artifact that no run needs."""
     shared = open_shared(f"file://{tmp_path}/remote", tmp_path / "cache")
     store = Store(shared.root, tmp_path, shared=shared)
