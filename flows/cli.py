@@ -3,6 +3,7 @@
 import importlib
 import json
 import logging
+import re
 import signal
 import sys
 import traceback
@@ -15,6 +16,7 @@ from flows.options import Options, options_from
 from tasks.core.errors import ConfigError, Interrupted, TrtflowError
 
 DEFAULT_FILE = "pipelines.yaml"
+_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<prefix>[KkMmGgTt]?)(?P<binary>i?)[Bb]")
 # Which module of flows.commands serves which subcommand.
 _MODULES = {
     "run": "run",
@@ -43,7 +45,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     # What is told about arguments that cannot be parsed is told as they ask for all the same.
-    defaults = Namespace(file=DEFAULT_FILE, store=None, json="--json" in given, debug=False)
+    defaults = Namespace(file=DEFAULT_FILE, store=None, cache=None, json="--json" in given, debug=False)
     options = options_from(defaults)
     try:
         parsed = _parser().parse_args(given, defaults)
@@ -153,6 +155,7 @@ def _shared_options() -> _Parser:
     shared = _Parser(add_help=False, argument_default=SUPPRESS)
     shared.add_argument("-f", "--file", help=f"the YAML (default: {DEFAULT_FILE}); paths in it are relative to it")
     shared.add_argument("--store", metavar="URL", help="the store (default: the YAML's, else artifacts/)")
+    shared.add_argument("--cache", metavar="FOLDER", help="keep copies of a remote store there (or TRTFLOW_CACHE)")
     shared.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
     shared.add_argument("--debug", action="store_true", help="tracebacks, and what workers printed")
     return shared
@@ -180,7 +183,12 @@ def _promotion_options(promote: ArgumentParser, rollback: ArgumentParser) -> Non
 def _gc_options(gc: ArgumentParser) -> None:
     text = "runs to keep of each pipeline (default: 10)"
     gc.add_argument("--keep-runs", type=_count, default=10, metavar="N", help=text)
+    text = "keep also every run that is younger"
+    gc.add_argument("--keep-days", type=_days, default=None, metavar="D", help=text)
+    text = "then drop the oldest runs of each pipeline, but for its newest, until it takes no more (as 20GB, 512MiB)"
+    gc.add_argument("--max-size", type=_size, default=None, metavar="SIZE", help=text)
     gc.add_argument("--dry-run", action="store_true", help="only say what would go")
+    gc.add_argument("--yes", action="store_true", help="do not ask on a terminal")
 
 
 def _seconds(text: str) -> float:
@@ -191,6 +199,24 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise ArgumentTypeError(f"{text!r} is no number of seconds above 0")
     return seconds
+
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = 0.0
+    if not 0 < days <= 36500:  # noqa: PLR2004 - a hundred years: more is a typing error, and beyond what a date can be
+        raise ArgumentTypeError(f"{text!r} is no number of days above 0")
+    return days
+
+
+def _size(text: str) -> int:
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ArgumentTypeError(f"{text!r} is no size: write it as 20GB, 1.5TB or 512MiB")
+    base = 1024 if found["binary"] else 1000
+    return int(float(found["number"]) * base ** " KMGT".index(found["prefix"].upper() or " "))
 
 
 def _count(text: str) -> int:

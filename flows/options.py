@@ -1,24 +1,30 @@
 """The options that every command shares, and the files that they lead to."""
 
+import os
 import re
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING
 
 from tasks.core.config import Config, PipelineConfig
-from tasks.core.errors import ConfigError, Where
+from tasks.core.errors import ConfigError, RemoteRefused, StoreError, Where
+from tasks.core.store import Store
 from tasks.core.yaml_source import locate
+
+if TYPE_CHECKING:
+    from tasks.core.shared import Shared
 
 
 @dataclass(frozen=True)
 class Options:
-    """`file` is the YAML, whose folder is the project; `store` overrides the YAML's."""
+    """`file` is the YAML, whose folder is the project; `store` overrides the YAML's, `cache` is for a remote one."""
 
     file: Path
     store: str | None
     json: bool
     debug: bool
+    cache: str | None = None
 
     @property
     def project(self) -> Path:
@@ -29,23 +35,48 @@ class Options:
 def options_from(arguments: Namespace) -> Options:
     """Read the shared options."""
     return Options(
-        file=Path(arguments.file).absolute(), store=arguments.store, json=arguments.json, debug=arguments.debug
+        file=Path(arguments.file).absolute(),
+        store=arguments.store,
+        json=arguments.json,
+        debug=arguments.debug,
+        cache=arguments.cache,
     )
 
 
-def store_root(options: Options, config: Config) -> Path:
-    """Folder of the store; raise ConfigError for a URL that is not supported yet."""
+def open_store(options: Options, config: Config) -> Store:
+    """The store that is meant: a folder, or the cache of a URL; raise ConfigError where there can be none."""
     named = config.store if options.store is None else options.store
     where = locate(options.file, ["store"]) if options.store is None else Where()
     if not named:
-        raise ConfigError("the store has no name", "give a folder, or file:///...", where)
-    url = urlsplit(named)
-    if url.scheme == "file" and not url.netloc:
-        return Path(unquote(url.path))
-    if "://" in named:
-        raise ConfigError(f"a store at {named!r} is known, not yet supported", "use a folder, or file:///...", where)
-    base = Path.cwd() if options.store else options.project
-    return (base / Path(named).expanduser()).absolute()
+        raise ConfigError("the store has no name", "give a folder, or a URL: s3://bucket/folder, file:///...", where)
+    if "://" not in named:
+        base = Path.cwd() if options.store else options.project
+        return Store((base / Path(named).expanduser()).absolute(), options.project)
+    shared = _shared(named, _cache_folder(options), where)
+    return Store(shared.root, options.project, shared=shared)
+
+
+def _shared(url: str, cache: Path, where: Where) -> "Shared":
+    from tasks.core.remote import check_url
+    from tasks.core.shared import open_shared
+
+    try:
+        check_url(url)
+    except StoreError as error:
+        raise ConfigError(error.message, error.cure, where) from error
+    try:
+        return open_shared(url, cache)
+    except RemoteRefused as error:  # before any step has run: it is the name or the login that is wrong
+        raise ConfigError(error.message, error.cure, where) from error
+
+
+def _cache_folder(options: Options) -> Path:
+    """Where copies of remote stores are kept, a folder for each."""
+    named = options.cache or os.environ.get("TRTFLOW_CACHE")
+    if named:
+        return Path(named).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache").absolute() / "trtflow"
 
 
 def chosen(config: Config, names: list[str], options: Options) -> dict[str, PipelineConfig]:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from tasks.core.files import store_errors
 from tasks.core.outcome import RunRecord
+from tasks.core.store import Store
 
 
 def run_folders(root: Path, pipeline: str) -> list[Path]:
@@ -21,6 +23,15 @@ def read_record(folder: Path) -> RunRecord | None:
         return None
 
 
-def last_record(root: Path, pipeline: str) -> RunRecord | None:
-    """The newest record that can be read."""
-    return next((record for folder in run_folders(root, pipeline) if (record := read_record(folder))), None)
+def last_record(store: Store, pipeline: str) -> RunRecord | None:
+    """The newest record that can be read, of any machine's."""
+    pull_newest(store, pipeline, 3)  # the newest may be one that is being written
+    return next((record for folder in run_folders(store.root, pipeline) if (record := read_record(folder))), None)
+
+
+def pull_newest(store: Store, pipeline: str, count: int) -> None:
+    """Fetch the newest records of other machines, where the store has any."""
+    if store.shared is not None:
+        with store_errors(store.root):
+            mirror = store.shared.mirror
+            mirror.pull_runs(pipeline, mirror.runs(pipeline)[:count])

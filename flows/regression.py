@@ -9,7 +9,7 @@ from tasks.benchmark import BenchmarkMetrics, Contender
 from tasks.context import Context
 from tasks.core.config import complete
 from tasks.core.errors import ArtifactDamaged, ConfigError, StoreError, TrtflowError
-from tasks.core.promotions import Promotion, Promotions
+from tasks.core.promotions import Promotion, promotions_in
 from tasks.core.report import Artifact
 from tasks.core.store import artifact_of, read_report
 from tasks.evaluate import EvaluateMetrics, evaluate, metric_of
@@ -44,7 +44,7 @@ def baseline_of(context: Context, results: Sequence[Finding]) -> Baseline | None
     gates = context.config.gates
     if gates.latency_regression is None and gates.metric_regression is None:
         return None
-    line = Promotions(context.store.root, context.pipeline, context.store.stop).in_force()
+    line = promotions_in(context.store, context.pipeline).in_force()
     if not line:
         return None
     passed = [found for found in results if found.verdict.status == "passed"]
@@ -54,6 +54,7 @@ def baseline_of(context: Context, results: Sequence[Finding]) -> Baseline | None
     if before is None:
         return Baseline(current, None, result)
     try:
+        context.store.bring(before.artifact)
         built = artifact_of(read_report(context.store.root / before.artifact))
     except StoreError as error:
         return Baseline(current, None, result, "" if result else error.message)

@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from tasks.core.environment import environment
 from tasks.core.errors import ArtifactDamaged, ConfigError, StepError, StoreError, TrtflowError
 from tasks.core.files import store_errors, write_atomically
 from tasks.core.outcome import Promoted, RunOutcome, RunRecord, RunStatus
+from tasks.core.shared import Shared
 from tasks.core.store import Store
 from tasks.promote import promote
 from tasks.runtimes.isolate import Workers
@@ -40,6 +41,7 @@ class RunOptions:
     verify_all: bool = False
     again: frozenset[str] = frozenset()  # steps to do again although they are cached
     resume: bool = False
+    shared: Shared | None = None  # the remote store that `root` is the cache of
 
 
 def _run_id() -> str:
@@ -67,7 +69,14 @@ class Run:
     @property
     def store(self) -> Store:
         """The store that the run works on."""
-        return Store(self.options.root, self.options.project, self.stop, self.options.verify_all)
+        shared = self.options.shared
+        return Store(
+            self.options.root,
+            self.options.project,
+            self.stop,
+            self.options.verify_all,
+            replace(shared, stop=self.stop) if shared else None,
+        )
 
     @property
     def folder(self) -> Path:
@@ -221,6 +230,8 @@ def _record(run: Run, context: Context, ending: _Ending) -> RunOutcome:
             write_atomically(run.folder / "run.json", record.model_dump_json(indent=1) + "\n")
         run.report = write_run_page(context, record)
         write_index_page(context)
+        with store_errors(run.options.root):
+            context.store.keep_run(run.pipeline, run.id, record.artifacts)
     except StoreError as error:
         run.failure = run.failure or str(error)
         run.outcome = outcome.model_copy(update={"status": "failed"}) if outcome.status == "passed" else outcome

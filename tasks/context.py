@@ -128,7 +128,7 @@ class Context:
     def _forget(self, work: Work) -> None:
         found = self.store.find(work.recipe, observing=work.observing)
         if isinstance(found, Artifact):
-            self.store.discard(found.folder)
+            self.store.forget(found)
 
     def _planned(self, work: Work) -> Artifact:
         found = self.store.find(work.recipe, observing=work.observing)

@@ -8,7 +8,7 @@ from tasks.core.config import Objective, PipelineConfig, PromoteConfig, complete
 from tasks.core.errors import PromotionError
 from tasks.core.frozen import Frozen
 from tasks.core.outcome import EngineOutcome, LatencyOutcome, Promoted
-from tasks.core.promotions import Choice, Promotions
+from tasks.core.promotions import Choice, promotions_in
 from tasks.core.report import Artifact
 from tasks.step import StepOptions, step
 
@@ -26,7 +26,7 @@ class Candidate(Frozen):
 @step(OPTIONS)
 def promote(context: Context, candidates: Sequence[Candidate]) -> Promoted | None:
     """Promote the best candidate that was not rolled back; None where there is none."""
-    promotions = Promotions(context.store.root, context.pipeline, context.store.stop)
+    promotions = promotions_in(context.store, context.pipeline)
     barred = promotions.state().barred
     free = [candidate for candidate in candidates if candidate.built.key not in barred]
     if not free:

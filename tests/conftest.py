@@ -1,6 +1,7 @@
 """What the tests of the commands look at: projects that were run once for all of them."""
 
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from flows import cli
 from tests.commands import BAD, TINY, Call, Said, fresh, fresh_torch
 from tests.projects import Project
+from tests.s3_server import BUCKET, S3Server, start_server
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +70,31 @@ def torch_done(torch_once: Project, tmp_path: Path) -> Project:
     """A copy of what was run once, to change."""
     shutil.copytree(torch_once.folder, tmp_path / "torch")
     return Project(tmp_path / "torch")
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A real S3-compatible server, with an empty bucket."""
+    server = start_server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a folder of its own in the bucket, with the environment that leads there."""
+    for name, text in s3_server.environment.items():
+        monkeypatch.setenv(name, text)
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(params=["file", "memory", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new place of each kind."""
+    match request.param:
+        case "file":
+            return f"file://{tmp_path}/remote"
+        case "memory":
+            return f"memory://{uuid.uuid4().hex}"
+        case _:
+            return str(request.getfixturevalue("s3"))

@@ -84,7 +84,7 @@ def test_mistake_in_the_yaml_ends_with_2(project: Project, mistake: str, capsys:
         (["run", "b"], "there is no pipeline 'b'"),
         (["run", "--checkpoint", "nowhere.pt", "a"], "there is no checkpoint 'nowhere.pt'"),
         (["run", "--checkpoint", "s3://bucket/a.pt", "a"], "known, not yet supported"),
-        (["run", "--store", "s3://bucket/a"], "known, not yet supported"),
+        (["run", "--store", "s4://bucket/a"], "there is no protocol 's4'"),
         (["run", "--timeout", "0"], "--timeout"),
         (["run", "--nonsense"], "--nonsense"),
         (["rnu"], "'rnu'"),

@@ -1,108 +1,130 @@
 """`trtflow gc`: remove what no recent run and no promotion needs."""
 
+import contextlib
 import json
 import sys
 from argparse import Namespace
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from flows.options import Options, chosen, store_root
-from flows.records import read_record
+from flows.collect import Going, clear_folder, clear_remote, collect_folder, collect_remote
+from flows.options import Options, chosen, open_store
+from flows.retention import Rules
 from flows.table import size_text
-from tasks.core.errors import StoreError
-from tasks.core.files import remove_tree, store_errors
-from tasks.core.observations import read_index
-from tasks.core.promotions import Promotions
-from tasks.core.report import KEY_IN_FOLDER_NAME
-from tasks.core.store import NOT_STEPS, Store, read_report
+from tasks.core.store import Store
 from tasks.core.yaml_source import load_config
+
+_NOTHING = Going((), 0)
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """What goes from a remote store, and from each pipeline in the folder here: the store itself, or its cache."""
+
+    remote: Going | None
+    here: dict[str, Going]
+    busy: tuple[str, ...]
+
+    @property
+    def store(self) -> Going:
+        return self._folder if self.remote is None else self.remote
+
+    @property
+    def cache(self) -> Going:
+        return _NOTHING if self.remote is None else self._folder
+
+    @property
+    def _folder(self) -> Going:
+        found = self.here.values()
+        return Going(
+            tuple(folder for going in found for folder in going.folders),
+            sum(going.freed_bytes for going in found),
+            tuple(note for going in found for note in going.notes),
+        )
 
 
 def command(parsed: Namespace, options: Options) -> int:
-    """Keep the artifacts of the newest runs, of all promotions, and all that those were made from."""
+    """Say what would go; remove it unless that is all that was asked for, or somebody says no."""
     config = load_config(options.file)
-    root = store_root(options, config)
-    store = Store(root, options.project)
-    gone: list[str] = []
-    busy: list[str] = []
-    freed = 0
-    for name in chosen(config, parsed.names, options):
-        if not (root / name).is_dir():
-            continue
-        with store.unused(name) as unused:
-            if not unused:
-                busy.append(name)
-                continue
-            folders = list(_unneeded(root, name, parsed.keep_runs))
-            gone += [str(folder.relative_to(root)) for folder in folders]
-            freed += _bytes(folders)
-            if not parsed.dry_run:
-                _remove(store, name, folders)
-    _tell({"removed": gone, "freed_bytes": freed, "in_use": busy, "dry_run": parsed.dry_run}, options)
+    store = open_store(options, config)
+    rules = Rules(parsed.keep_runs, parsed.keep_days, parsed.max_size)
+    names = list(chosen(config, parsed.names, options))
+    found = _collect(store, names, rules, None)
+    if not options.json:
+        _show(found, store)
+    removes = not parsed.dry_run and (parsed.yes or options.json or _agreed(found))
+    if removes:
+        found = _collect(store, names, rules, found)
+    _tell(found, options, store, removed=removes)
     return 0
 
 
-def _tell(told: dict[str, object], options: Options) -> None:
-    if options.json:
-        print(json.dumps(told))
+def _collect(store: Store, names: list[str], rules: Rules, shown: _Sum | None) -> _Sum:
+    """Look at what may go and, of what was shown already, remove what still may."""
+    with contextlib.ExitStack() as held:
+        free = [name for name in names if held.enter_context(_unused(store, name))]
+        remote = _collect_remote(store, dict.fromkeys(free, rules), shown) if store.shared else None
+        here = {}
+        for name in free:
+            if (store.root / name).is_dir():
+                before = shown.here.get(name, _NOTHING) if shown else None
+                here[name] = clear_folder(store, name, rules, before) if before else collect_folder(store, name, rules)
+    return _Sum(remote, here, tuple(name for name in names if name not in free))
+
+
+def _collect_remote(store: Store, rules: dict[str, Rules], shown: _Sum | None) -> Going | None:
+    if store.shared is None:
+        return None
+    if shown is None or shown.remote is None:
+        return collect_remote(store, store.shared, rules)
+    return clear_remote(store, store.shared, rules, frozenset(shown.remote.folders))
+
+
+@contextlib.contextmanager
+def _unused(store: Store, name: str) -> Iterator[bool]:
+    if not (store.root / name).is_dir():
+        yield True
         return
-    match told:
-        case {"removed": list(gone), "freed_bytes": int(freed), "in_use": list(busy), "dry_run": dry_run}:
-            for folder in gone:
-                print(folder)
-            for name in busy:
-                print(f"{name}: a run is at work on it, so nothing of it was looked at", file=sys.stderr)
-            print(f"{'would free' if dry_run else 'freed'} {size_text(freed)} in {len(gone)} folders")
+    with store.unused(name) as unused:
+        yield unused
 
 
-def _remove(store: Store, pipeline: str, folders: Iterable[Path]) -> None:
-    with store_errors(store.root):
-        store.sweep(pipeline)
-        for folder in folders:
-            remove_tree(folder)
-        for index in (store.root / pipeline).glob("*/index/*.jsonl"):
-            if not any((index.parents[1] / entry.key[:KEY_IN_FOLDER_NAME]).is_dir() for entry in read_index(index)):
-                index.unlink()
+def _agreed(found: _Sum) -> bool:
+    """Ask on a terminal; a script has said what it wants by calling."""
+    if not (found.store.folders or found.cache.folders) or not sys.stdin.isatty():
+        return True
+    return input("remove all this? [y/N] ").strip().lower() in ("y", "yes")
 
 
-def _unneeded(root: Path, pipeline: str, keep_runs: int) -> Iterator[Path]:
-    """Folders to remove: artifacts that nothing to be kept needs, old runs, and what killed runs left of theirs."""
-    runs = sorted((path for path in (root / pipeline / "runs").glob("[!.]*") if path.is_dir()), reverse=True)
-    records = {run: record for run in runs if (record := read_record(run))}
-    kept = list(records)[:keep_runs]
-    promoted = [record.artifact for record in Promotions(root, pipeline).records() if record.artifact]
-    needed = _with_lineage(root, [*(name for run in kept for name in records[run].artifacts), *promoted])
-    yield from (path for path in _artifacts(root / pipeline) if str(path.relative_to(root)) not in needed)
-    # A record that this version cannot read stays while it is newer than what is kept.
-    oldest = kept[-1] if len(kept) == keep_runs else None
-    yield from (run for run in runs if not (run / "run.json").is_file() or (oldest is not None and run < oldest))
+def _show(found: _Sum, store: Store) -> None:
+    for folder in found.store.folders:
+        print(folder)
+    for name in found.busy:
+        print(f"{name}: a run is at work on it, so nothing of it was looked at", file=sys.stderr)
+    for note in (*found.store.notes, *found.cache.notes):
+        print(f"note: {note}", file=sys.stderr)
+    print(_sentence("would free", found, store))
 
 
-def _artifacts(pipeline: Path) -> Iterable[Path]:
-    steps = (path for path in sorted(pipeline.glob("[!.]*/")) if path.is_dir() and path.name not in NOT_STEPS)
-    return (path for step in steps for path in sorted(step.glob("[!.]*/")) if path.is_dir() and path.name != "index")
+def _sentence(verb: str, found: _Sum, store: Store) -> str:
+    text = f"{verb} {size_text(found.store.freed_bytes)} in {len(found.store.folders)} folders"
+    if store.shared is None:
+        return text
+    cache = f"{size_text(found.cache.freed_bytes)} in {len(found.cache.folders)} folders"
+    return f"{text} of {store.place}, and {cache} of its cache at {store.root}"
 
 
-def _with_lineage(root: Path, folders: list[str]) -> set[str]:
-    """The folders and, step by step, all that they were made from."""
-    needed: set[str] = set()
-    waiting = list(folders)
-    while waiting:
-        folder = waiting.pop()
-        if folder in needed:
-            continue
-        needed.add(folder)
-        try:
-            waiting += read_report(root / folder).recipe.lineage
-        except StoreError:
-            continue  # an artifact that is gone or damaged leads nowhere
-    return needed
-
-
-def _bytes(folders: Iterable[Path]) -> int:
-    """Space that removing the folders frees: none for a file that has another name in a folder that stays."""
-    status = [path.stat() for folder in folders for path in folder.rglob("*") if path.is_file()]
-    names = Counter((found.st_dev, found.st_ino) for found in status)
-    sizes = {(s.st_dev, s.st_ino): s.st_size for s in status if names[s.st_dev, s.st_ino] == s.st_nlink}
-    return sum(sizes.values())
+def _tell(found: _Sum, options: Options, store: Store, *, removed: bool) -> None:
+    if not options.json:
+        if removed:
+            print(_sentence("freed", found, store))
+        return
+    told: dict[str, object] = {
+        "removed": found.store.folders,
+        "freed_bytes": found.store.freed_bytes,
+        "in_use": found.busy,
+        "dry_run": not removed,
+    }
+    if store.shared is not None:
+        told["cache"] = {"removed": found.cache.folders, "freed_bytes": found.cache.freed_bytes}
+    print(json.dumps(told))

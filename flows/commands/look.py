@@ -5,7 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from flows.evidence import evidence
-from flows.options import Options, chosen, store_root
+from flows.options import Options, chosen, open_store
 from flows.pages.run_page import REPORT_PAGE
 from flows.records import last_record
 from flows.table import aligned
@@ -13,33 +13,34 @@ from flows.terminal import print_record
 from tasks.core.config import Config
 from tasks.core.errors import TrtflowError
 from tasks.core.outcome import RunRecord
-from tasks.core.promotions import Promotion, Promotions
+from tasks.core.promotions import Promotion, promotions_in
+from tasks.core.store import Store
 from tasks.core.yaml_source import load_config
 
 
 def command(parsed: Namespace, options: Options) -> int:
     """Look at what runs left; nothing is computed, but for `show --where`."""
     config = load_config(options.file)
-    root = store_root(options, config)
+    store = open_store(options, config)
     if parsed.command == "list":
-        return _list(config, root, options)
+        return _list(config, store, options)
     (name,) = parsed.names
-    record = _last(name, config, root, options)
+    record = _last(name, config, store, options)
     if parsed.where is None:
-        return _show(record, _current(root, name), root, options)
+        return _show(record, _current(store, name), store.root, options)
     from flows.commands.where import show_where
 
-    return show_where(record, parsed.where, config.pipelines[name], options, root)
+    return show_where(record, parsed.where, config.pipelines[name], options, store)
 
 
-def _current(root: Path, pipeline: str) -> Promotion | None:
-    return Promotions(root, pipeline).state().current
+def _current(store: Store, pipeline: str) -> Promotion | None:
+    return promotions_in(store, pipeline).state().current
 
 
-def _list(config: Config, root: Path, options: Options) -> int:
+def _list(config: Config, store: Store, options: Options) -> int:
     rows: list[dict[str, str | None]] = []
     for name in config.pipelines:
-        record, current = last_record(root, name), _current(root, name)
+        record, current = last_record(store, name), _current(store, name)
         rows.append(
             {
                 "pipeline": name,
@@ -62,11 +63,11 @@ def _print(rows: list[dict[str, str | None]]) -> None:
     print("\n".join(aligned(lines)))
 
 
-def _last(name: str, config: Config, root: Path, options: Options) -> RunRecord:
+def _last(name: str, config: Config, store: Store, options: Options) -> RunRecord:
     chosen(config, [name], options)
-    record = last_record(root, name)
+    record = last_record(store, name)
     if record is None:
-        raise TrtflowError(f"{name} was never run into the store at {root}", f"run it: trtflow run {name}")
+        raise TrtflowError(f"{name} was never run into the store at {store.place}", f"run it: trtflow run {name}")
     return record
 
 

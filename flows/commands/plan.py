@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from flows.convert import convert_known, source_facts
 from flows.journal import Journal, StepEntry
-from flows.options import Options, chosen, placed, store_root
+from flows.options import Options, chosen, open_store, placed
 from flows.submit import ThreadSubmit, Unreached
 from tasks.context import Context
 from tasks.core.config import PipelineConfig
@@ -25,7 +25,7 @@ def command(parsed: Namespace, options: Options) -> int:
     """Walk the DAG of each pipeline without computing or writing anything."""
     config = load_config(options.file)
     check_names(config, options.file)
-    store = Store(store_root(options, config), options.project)
+    store = open_store(options, config)
     plans: dict[str, list[Row]] = {}
     refused: list[ConfigError] = []
     for name, pipeline in chosen(config, parsed.names, options).items():

@@ -1,16 +1,15 @@
 """`trtflow promote` and `trtflow rollback`: decisions by hand."""
 
 from argparse import Namespace
-from pathlib import Path
 
 from flows.journal import Journal
-from flows.options import Options, chosen, store_root
+from flows.options import Options, chosen, open_store
 from flows.pages.publish import write_index_page
 from flows.records import last_record
 from flows.terminal import tell
 from tasks.context import Context
 from tasks.core.errors import PromotionError, StoreError
-from tasks.core.promotions import Choice, Promotion, Promotions
+from tasks.core.promotions import Choice, Promotion, promotions_in
 from tasks.core.store import Store, artifact_of, read_report
 from tasks.core.yaml_source import load_config
 from tasks.runtimes.isolate import Workers
@@ -21,12 +20,12 @@ def command(parsed: Namespace, options: Options) -> int:
     """Write a promotion or a rollback."""
     config = load_config(options.file)
     pipeline = chosen(config, [parsed.name], options)[parsed.name]
-    root = store_root(options, config)
+    store = open_store(options, config)
     if parsed.command == "promote":
-        record = _promote(root, options, parsed.name, parsed.id)
+        record = _promote(store, parsed.name, parsed.id)
     else:
-        record = Promotions(root, parsed.name).rollback(parsed.reason)
-    _refresh(Context(parsed.name, pipeline, Store(root, options.project), Workers(), Journal(), dry=True))
+        record = promotions_in(store, parsed.name).rollback(parsed.reason)
+    _refresh(Context(parsed.name, pipeline, store, Workers(), Journal(), dry=True))
     if options.json:
         print(record.model_dump_json())
     else:
@@ -42,8 +41,8 @@ def _refresh(context: Context) -> None:
         tell(f"{context.pipeline}: note: its page could not be written: {error}")
 
 
-def _promote(root: Path, options: Options, name: str, wanted: str) -> Promotion:
-    record = last_record(root, name)
+def _promote(store: Store, name: str, wanted: str) -> Promotion:
+    record = last_record(store, name)
     found = {engine.id: engine for engine in record.outcome.engines} if record else {}
     engine = found.get(wanted)
     if engine is None:
@@ -59,12 +58,15 @@ def _promote(root: Path, options: Options, name: str, wanted: str) -> Promotion:
             f"{wanted} is built for {engine.runtime}, which is a yardstick and never promoted",
             f"choose an engine for {' or '.join(DEPLOYABLE)}",
         )
-    store = Store(root, options.project)
-    built = artifact_of(read_report(root / engine.artifact))
+    store.bring(engine.artifact)
+    report = read_report(store.root / engine.artifact)
+    built = artifact_of(report)
     for file in built.files:
         store.file(built, file)
     choice = Choice(id=engine.id, key=built.key, artifact=engine.artifact, reason="promoted by hand")
-    return Promotions(root, name).promote(choice, by_hand=True)
+    record_of_it = promotions_in(store, name).promote(choice, by_hand=True)
+    store.settle((engine.artifact, *report.recipe.lineage))
+    return record_of_it
 
 
 def _sentence(record: Promotion) -> str:

@@ -5,10 +5,11 @@ from argparse import Namespace
 from pathlib import Path
 
 from flows.evidence import evidence
+from flows.history import NEWEST
 from flows.journal import Journal
-from flows.options import Options, chosen, placed, store_root
+from flows.options import Options, chosen, open_store, placed
 from flows.pages.publish import draw_charts, write_index_page, write_run_page
-from flows.records import read_record, run_folders
+from flows.records import pull_newest, read_record, run_folders
 from flows.submit import ThreadSubmit
 from flows.terminal import Progress, tell
 from tasks.context import Context
@@ -25,7 +26,8 @@ def command(parsed: Namespace, options: Options) -> int:
     config = load_config(options.file)
     (name,) = parsed.names
     pipeline = chosen(config, [name], options)[name]
-    store = Store(store_root(options, config), options.project)
+    store = open_store(options, config)
+    pull_newest(store, name, NEWEST)
     record = _found(store.root, name, parsed.run)
     try:
         page, index, problems = _make(store, record, pipeline, options)

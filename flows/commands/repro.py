@@ -10,11 +10,11 @@ from typing import cast
 
 from pydantic import BaseModel
 
-from flows.options import Options, store_root
+from flows.options import Options, open_store
 from tasks.core.digests import sha256_file
 from tasks.core.errors import ConfigError
 from tasks.core.report import Report
-from tasks.core.store import read_report
+from tasks.core.store import Store, read_report
 from tasks.core.yaml_source import load_config
 from tasks.repro import REQUEST, KeptRequest, Places, read_request
 from tasks.runtimes.isolate import Home, Workers
@@ -26,8 +26,8 @@ _TOLERANCE = "1e-4"
 
 def command(parsed: Namespace, options: Options) -> int:
     """Run the request in a folder of its own; exit 1 when a file comes out different."""
-    root = store_root(options, load_config(options.file))
-    folder = _artifact_folder(root, parsed.artifact)
+    store = open_store(options, load_config(options.file))
+    root, folder = store.root, _artifact_folder(store, parsed.artifact)
     kept = read_request(folder)
     if parsed.polygraphy:
         line = _polygraphy_line(folder, kept, Places(store=root, project=options.project, out=folder))
@@ -45,11 +45,16 @@ def command(parsed: Namespace, options: Options) -> int:
     return 0 if all(state == "identical" for state in compared.values()) else 1
 
 
-def _artifact_folder(root: Path, name: str) -> Path:
-    folder = root / name
-    if not folder.resolve().is_relative_to(root.resolve()) or not (folder / "report.json").is_file():
+def _artifact_folder(store: Store, name: str) -> Path:
+    root, folder = store.root, store.root / name
+    inside = folder.resolve().is_relative_to(root.resolve())
+    if inside:
+        store.bring(name)
+        for other in read_report(folder).recipe.lineage if (folder / "report.json").is_file() else ():
+            store.bring(other)
+    if not inside or not (folder / "report.json").is_file():
         raise ConfigError(
-            f"there is no artifact {name!r} in the store at {root}",
+            f"there is no artifact {name!r} in the store at {store.place}",
             "name it <pipeline>/<step>/<key>, as `artifacts` in run.json does",
         )
     return folder

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flows.journal import Journal
-from flows.options import Options, chosen, placed, store_root
+from flows.options import Options, chosen, open_store, placed
 from flows.run import Run, RunOptions, run_pipeline
 from flows.terminal import Progress, print_outcome, tell
 from tasks.core.config import OnnxModel, PipelineConfig
@@ -26,7 +26,8 @@ def command(parsed: Namespace, options: Options) -> int:
     if parsed.checkpoint:
         pipelines = _with_checkpoint(pipelines, parsed.checkpoint)
     again = frozenset({"benchmark"} if parsed.rebenchmark else ())
-    settings = RunOptions(store_root(options, config), options.project, parsed.verify, again, parsed.resume)
+    store = open_store(options, config)
+    settings = RunOptions(store.root, options.project, parsed.verify, again, parsed.resume, store.shared)
     runs: list[Run] = []
     try:
         with Workers(parsed.timeout) as workers:  # for all pipelines: what one has imported, the next one finds

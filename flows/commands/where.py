@@ -53,10 +53,10 @@ class _Found(Frozen):
     parity: Artifact | None
 
 
-def show_where(record: RunRecord, wanted: str, config: PipelineConfig, options: Options, root: Path) -> int:
+def show_where(record: RunRecord, wanted: str, config: PipelineConfig, options: Options, store: Store) -> int:
     """Attribute the error of one result; what was attributed before is read from the store."""
     outcome = record.outcome
-    engine, store = _engine(record, wanted), Store(root, options.project)
+    engine, root = _engine(record, wanted), store.root
     try:
         with Workers() as workers, Progress(outcome.pipeline, quiet=options.json) as progress:
             journal = Journal(progress.changed)

@@ -4,8 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from flows.evidence import Evidence, evidence
-from flows.history import history_of, past_of, with_run
+from flows.history import NEWEST, history_of, past_of, with_run
 from flows.pages.figures import charts_of
+from flows.records import pull_newest
 from flows.submit import Submit
 from tasks.charts import Chart, charts
 from tasks.context import Context
@@ -19,6 +20,7 @@ from tasks.core.store import artifact_of, read_report
 
 def draw_charts(context: Context, submit: Submit, found: Evidence) -> list[str]:
     """Draw what there is to draw, all at once; a chart that cannot be drawn is told of, and fails nothing."""
+    pull_newest(context.store, context.pipeline, NEWEST)
     measured = found.reports.get(("benchmark", ""))
     samples = artifact_of(measured) if measured else None
     wanted: list[Chart] = list(charts_of(found, context.config))

@@ -19,8 +19,10 @@ def explain(steps: Path, recipe: Recipe) -> str:
 
 
 def _newest(steps: Path, subject: str) -> Report | None:
-    reports = [report for path in steps.glob("[!.]*/report.json") if (report := _read(path.parent))]
-    return max((report for report in reports if report.subject == subject), key=lambda r: r.started, default=None)
+    """The artifact that was last written: reading all reports of a thousand runs would take seconds."""
+    paths = sorted(steps.glob("[!.]*/report.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    reports = (report for path in paths if (report := _read(path.parent)))
+    return next((report for report in reports if report.subject == subject), None)
 
 
 def _read(folder: Path) -> Report | None:

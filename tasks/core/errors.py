@@ -7,7 +7,9 @@ TrtflowError            one paragraph: what happened, what was expected, what to
 |   |-- CannotRun       the graph is made, and nothing here has the kernels to run it
 |   `-- WorkerError     the worker process died, hung or broke the protocol
 |-- StoreError          the store cannot be read or written
-|   `-- ArtifactDamaged a file of an artifact is missing or is not what its report says
+|   |-- ArtifactDamaged a file of an artifact is missing or is not what its report says
+|   |-- RemoteRefused   a remote store has no such bucket, knows no such user, or does not let this one write
+|   `-- RemoteDamaged   what a remote store holds of an artifact is missing or is not what its report says
 |-- PromotionError      nothing to promote, or nothing to roll back to
 `-- NotMade             a plan found that a step would have to run
 KeyboardInterrupt
@@ -83,6 +85,14 @@ class ArtifactDamaged(StoreError):  # noqa: N818 - a state of the artifact
     def __init__(self, message: str, folder: str) -> None:
         super().__init__(message, "the artifact is discarded and made again")
         self.folder = folder
+
+
+class RemoteRefused(StoreError):  # noqa: N818 - the answer of a server
+    """A remote store has no such bucket, knows no such user, or does not let this one do that."""
+
+
+class RemoteDamaged(StoreError):  # noqa: N818 - a state of the artifact
+    """What a remote store holds of an artifact is missing or is not what its report says."""
 
 
 class PromotionError(TrtflowError):

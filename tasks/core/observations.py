@@ -29,10 +29,11 @@ def read_index(path: Path) -> list[IndexEntry]:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         return []
-    return [entry for line in reversed(lines) if (entry := _entry_from_line(line)) is not None]
+    return [entry for line in reversed(lines) if (entry := parse_entry(line)) is not None]
 
 
-def _entry_from_line(line: bytes) -> IndexEntry | None:
+def parse_entry(line: bytes) -> IndexEntry | None:
+    """An entry from its JSON, None for what is none."""
     try:
         return _ENTRY.validate_json(line)
     except ValidationError:

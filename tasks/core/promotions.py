@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
@@ -15,6 +15,10 @@ from tasks.core.errors import PromotionError, StoreError
 from tasks.core.files import store_errors, write_atomically
 from tasks.core.frozen import Frozen
 from tasks.core.locks import file_lock
+
+if TYPE_CHECKING:
+    from tasks.core.mirror import Mirror
+    from tasks.core.store import Store
 
 _TIME = "%Y%m%dT%H%M%S.%fZ"
 _TICK = timedelta(microseconds=1)
@@ -53,11 +57,12 @@ class Choice(Frozen):
 
 @dataclass(frozen=True)
 class Promotions:
-    """The promotions of one pipeline."""
+    """The promotions of one pipeline; with a `mirror`, those that any machine made."""
 
     root: Path
     pipeline: str
     stop: threading.Event = field(default_factory=threading.Event)
+    mirror: "Mirror | None" = None
 
     @property
     def folder(self) -> Path:
@@ -66,7 +71,10 @@ class Promotions:
 
     def records(self) -> list[Promotion]:
         """All records, oldest first."""
-        return [_read(path) for path in self._paths()]
+        if self.mirror is not None:
+            with store_errors(self.root):
+                self.mirror.pull(f"{self.pipeline}/promotions")
+        return self._known()
 
     def state(self) -> PromotedState:
         """What is in force."""
@@ -121,11 +129,17 @@ class Promotions:
             with file_lock(self.folder / ".promotions.lock", self.stop):
                 yield
 
+    def _known(self) -> list[Promotion]:
+        return [_read(path) for path in self._paths()]
+
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("[!.]*.json"))
 
     def _write(self, record: Promotion) -> Promotion:
-        write_atomically(self.folder / self._new_name(), record.model_dump_json(indent=1) + "\n")
+        name, content = self._new_name(), record.model_dump_json(indent=1) + "\n"
+        if self.mirror is not None:  # first: what the others do not know of is not in force here either
+            self.mirror.push_new(f"{self.pipeline}/promotions/{name}", content)
+        write_atomically(self.folder / name, content)
         self._derive()
         return record
 
@@ -137,9 +151,17 @@ class Promotions:
 
     def _derive(self) -> None:
         path = self.root / self.pipeline / "promoted.json"
-        state = self.state().model_dump_json(indent=1) + "\n"
+        state = _replay(self._known())[0].model_dump_json(indent=1) + "\n"
         if not path.is_file() or path.read_bytes() != state.encode():
             write_atomically(path, state)
+        if self.mirror is not None:
+            self.mirror.push_text(f"{self.pipeline}/promoted.json", state)
+
+
+def promotions_in(store: "Store", pipeline: str) -> Promotions:
+    """The promotions of a pipeline in a store, remote or not."""
+    mirror = store.shared.mirror if store.shared else None
+    return Promotions(store.root, pipeline, store.stop, mirror)
 
 
 def _replay(records: list[Promotion]) -> tuple[PromotedState, list[Promotion]]:

@@ -1,7 +1,6 @@
 """The store: one folder per artifact, named by the key of its inputs, complete as soon as it has its name."""
 
 import contextlib
-import os
 import shutil
 import threading
 import time
@@ -9,17 +8,22 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue, ValidationError
 
 from tasks.core.digests import SourceDigests, sha256_file
 from tasks.core.environment import environment
-from tasks.core.errors import ArtifactDamaged, StepError, StoreError
-from tasks.core.files import remove_abandoned, remove_tree, store_errors, sync_file, sync_folder
+from tasks.core.errors import ArtifactDamaged, RemoteDamaged, StepError, StoreError
+from tasks.core.files import remove_tree, store_errors, sync_file, sync_folder
 from tasks.core.locks import file_lock, try_file_lock
 from tasks.core.observations import IndexEntry, Observer, append_index, read_index
 from tasks.core.report import KEY_IN_FOLDER_NAME, Artifact, FileRecord, Observation, Recipe, Report
+from tasks.core.sweep import remove_whatever, sweep
 from tasks.core.verified import Verified
+
+if TYPE_CHECKING:
+    from tasks.core.shared import Shared
 
 REPORT = "report.json"
 NEVER_MADE = "never made from these inputs"
@@ -46,10 +50,14 @@ class Produced:
 
 @dataclass(frozen=True)
 class Miss:
-    """Why there is no artifact for a recipe; `damaged` is the folder that has to go first."""
+    """Why there is no artifact for a recipe; `damaged` is the folder that has to go first.
+
+    `told` where the reason is worth telling: there was an artifact, and something is wrong with it.
+    """
 
     reason: str
     damaged: Path | None = None
+    told: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,13 +65,20 @@ class Store:
     """Artifacts under `root`, made from files in the `project` folder.
 
     `produce` is the only writer. It leaves the artifact whole or nothing, computes it once however many
-    processes ask for it at the same time, and waits for none that is dead.
+    processes ask for it at the same time, and waits for none that is dead. With `shared` it is the cache of a
+    remote store: what is not here is fetched from there, and what is made here is uploaded.
     """
 
     root: Path
     project: Path
     stop: threading.Event = field(default_factory=threading.Event)
     verify_all: bool = False
+    shared: "Shared | None" = None
+
+    @property
+    def place(self) -> str:
+        """What to call the store."""
+        return self.shared.place if self.shared else str(self.root)
 
     @property
     def sources(self) -> SourceDigests:
@@ -81,10 +96,13 @@ class Store:
 
     def report(self, artifact: Artifact) -> Report:
         """The artifact's report."""
+        if self.shared and artifact.folder in self.shared.reports and not self.folder(artifact).is_dir():
+            return self.shared.reports[artifact.folder]
         return read_report(self.folder(artifact))
 
     def file(self, artifact: Artifact, name: str) -> Path:
         """Path of one file after its sha256 was verified; raise ArtifactDamaged when it is not what was written."""
+        self.bring(artifact.folder)
         path = self.folder(artifact) / name
         records = {record.name: record for record in self.report(artifact).files}
         if name not in records:
@@ -95,34 +113,69 @@ class Store:
         return path
 
     def find(self, recipe: Recipe, *, observing: bool) -> Artifact | Miss:
-        """The artifact of a recipe, if it is there, whole and made from what is there now."""
-        if not observing:
-            return self._load(recipe, recipe.lookup())
-        entries = read_index(self._index(recipe))
-        observer = Observer(self.project, self.sources)
-        reason = NEVER_MADE
-        for entry in entries:
-            change = observer.first_change(entry.observed)
-            if change is None:
-                return self._load(recipe, entry.key)
-            reason = change if reason == NEVER_MADE else reason
-        return Miss(reason)
+        """The artifact of a recipe, if it is there, whole and made from what is there now; copies nothing."""
+        found = self._here(recipe, observing=observing)
+        if self.shared is None or isinstance(found, Artifact):
+            return found
+        key = self._shared_key(recipe, observing=observing)
+        if isinstance(key, Miss):
+            return key
+        try:
+            report = self.shared.look(_folder(recipe, key))
+        except RemoteDamaged as error:
+            return Miss(f"the remote copy is damaged: {error.message}")
+        return found if report is None or report.key != key else artifact_of(report)
 
     def produce(self, recipe: Recipe, make: Callable[[Path], Made], *, observing: bool = False) -> Produced:
         """Return the artifact of `recipe`, made by `make(folder)` if it is not there yet."""
         with store_errors(self.root):
-            found = self.find(recipe, observing=observing)
-            if isinstance(found, Artifact):
+            found = self._here(recipe, observing=observing)
+            if isinstance(found, Artifact) and (self.shared is None or self.shared.holds(found.folder)):
                 return Produced(found, cached=True, seconds=0.0)
-            steps = self.root / recipe.pipeline / recipe.step
-            steps.mkdir(parents=True, exist_ok=True)
-            with file_lock(steps / f".{recipe.lookup()[:KEY_IN_FOLDER_NAME]}.lock", self.stop):
-                found = self.find(recipe, observing=observing)  # another run may have made it while this one waited
+            with self._alone(recipe):
+                found = self._here(recipe, observing=observing)  # another run may have made it while this one waited
                 if isinstance(found, Artifact):
-                    return Produced(found, cached=True, seconds=0.0)
+                    return Produced(self._share(found), cached=True, seconds=0.0)
                 self._discard(found)
+                fetched = self._fetch(recipe, observing=observing)
+                if isinstance(fetched, Artifact):
+                    return Produced(fetched, cached=True, seconds=0.0, rebuilt=_fetched(found))
+                found = found if found.told else fetched or found
                 made = self._make(recipe, make)
-                return replace(made, rebuilt=found.reason) if found.damaged else made
+                artifact = self._share(made.artifact)
+                return replace(made, artifact=artifact, rebuilt=found.reason if found.told else "")
+
+    def bring(self, folder: str) -> None:
+        """See that an artifact is in the cache of a remote store."""
+        if self.shared is None or (self.root / folder).is_dir():
+            return
+        with store_errors(self.root):
+            report = self.shared.look(folder)
+            if report is not None:
+                with self._alone(report.recipe):
+                    self.shared.fetch(folder)
+
+    def forget(self, artifact: Artifact) -> None:
+        """Have an artifact made again, whatever holds it."""
+        self.discard(artifact.folder)
+        if self.shared is not None:
+            self.shared.disown(artifact.folder)
+
+    def keep_run(self, pipeline: str, run: str, artifacts: tuple[str, ...]) -> None:
+        """Have the remote store keep what a run left in its folder, and what it used."""
+        if self.shared is not None:
+            self.shared.mirror.push_run(pipeline, run)
+            self.settle(artifacts)  # afterwards: a `gc` that begins now sees the record, and keeps what it names
+
+    def settle(self, folders: tuple[str, ...]) -> None:
+        """Put back what another machine's `gc` took from the remote store while this one used it."""
+        if self.shared is None or self.stop.is_set() or not self.shared.generation.moved():
+            return
+        with store_errors(self.root):
+            for folder in folders:
+                if (self.root / folder / REPORT).is_file():
+                    with self._alone(read_report(self.root / folder).recipe):
+                        self.shared.share(folder)
 
     def discard(self, folder: str) -> None:
         """Remove an artifact that was found damaged."""
@@ -152,12 +205,60 @@ class Store:
 
     def sweep(self, pipeline: str) -> None:
         """Remove what killed runs left of a pipeline: hidden folders and files whose lock nobody holds."""
-        for folder in (self.root / ".sources", self.root / pipeline, *_folders(self.root / pipeline)):
-            for path in _hidden(folder):
-                if path.suffix == ".partial" and path.is_file():
-                    remove_abandoned(path)
-                else:
-                    _sweep_locked(path)
+        sweep(self.root, pipeline)
+
+    @contextlib.contextmanager
+    def _alone(self, recipe: Recipe) -> Iterator[None]:
+        steps = self.root / recipe.pipeline / recipe.step
+        steps.mkdir(parents=True, exist_ok=True)
+        with file_lock(steps / f".{recipe.lookup()[:KEY_IN_FOLDER_NAME]}.lock", self.stop):
+            yield
+
+    def _here(self, recipe: Recipe, *, observing: bool) -> Artifact | Miss:
+        key = self._key(recipe, observing=observing)
+        return key if isinstance(key, Miss) else self._load(recipe, key)
+
+    def _key(self, recipe: Recipe, *, observing: bool) -> str | Miss:
+        """The key of a recipe, as far as the index here knows what user code reads."""
+        if not observing:
+            return recipe.lookup()
+        observer = Observer(self.project, self.sources)
+        reason = NEVER_MADE
+        for entry in read_index(self._index(recipe)):
+            change = observer.first_change(entry.observed)
+            if change is None:
+                return entry.key
+            reason = change if reason == NEVER_MADE else reason
+        return Miss(reason)
+
+    def _shared_key(self, recipe: Recipe, *, observing: bool) -> str | Miss:
+        """The key of a recipe, as far as any machine knows."""
+        key = self._key(recipe, observing=observing)
+        if isinstance(key, Miss) and self.shared is not None:
+            self.shared.merge_index(recipe)
+            key = self._key(recipe, observing=observing)
+        return key
+
+    def _fetch(self, recipe: Recipe, *, observing: bool) -> Artifact | Miss | None:
+        """The artifact from the remote; a Miss says what is wrong with its copy, None that it has none."""
+        if self.shared is None:
+            return None
+        key = self._shared_key(recipe, observing=observing)
+        if isinstance(key, Miss):
+            return None
+        here = self._load(recipe, key)  # another machine's index may lead to what is here already
+        if isinstance(here, Artifact):
+            return self._share(here)
+        try:
+            report = self.shared.fetch(_folder(recipe, key))
+        except RemoteDamaged as error:
+            return Miss(f"the remote copy is damaged: {error.message}", told=True)
+        return None if report is None else artifact_of(report)
+
+    def _share(self, artifact: Artifact) -> Artifact:
+        if self.shared is None or self.shared.holds(artifact.folder):
+            return artifact
+        return artifact_of(self.shared.share(artifact.folder))
 
     def _use_lock(self, pipeline: str) -> Path:
         return self.root / pipeline / ".in-use.lock"
@@ -173,12 +274,12 @@ class Store:
         try:
             report = read_report(folder)
         except StoreError as error:
-            return Miss(error.message, damaged=folder)
+            return Miss(error.message, damaged=folder, told=True)
         if report.key != key:
-            return Miss(f"{folder.name} holds another key", damaged=folder)
+            return Miss(f"{folder.name} holds another key", damaged=folder, told=True)
         problem = self.verified.first_problem(folder, report.files)
         if problem:
-            return Miss(problem, damaged=folder)
+            return Miss(problem, damaged=folder, told=True)
         return artifact_of(report)
 
     def _discard(self, miss: Miss) -> None:
@@ -188,7 +289,7 @@ class Store:
     def _make(self, recipe: Recipe, make: Callable[[Path], Made]) -> Produced:
         steps = self.root / recipe.pipeline / recipe.step
         partial = steps / f".{recipe.lookup()[:KEY_IN_FOLDER_NAME]}.partial"
-        _remove(partial)  # left by a run that was killed: its lock was free
+        remove_whatever(partial)  # left by a run that was killed: its lock was free
         partial.mkdir()
         started = time.monotonic()
         started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -199,7 +300,7 @@ class Store:
             report = self._write_report(partial, recipe, made, (started_at, seconds))
             self._publish(partial, recipe, report)
         finally:
-            _remove(partial)
+            remove_whatever(partial)
         return Produced(artifact_of(report), cached=False, seconds=seconds)
 
     def _check_sources(self, recipe: Recipe) -> None:
@@ -258,37 +359,16 @@ def artifact_of(report: Report) -> Artifact:
     return Artifact(pipeline=report.pipeline, step=report.step, key=report.key, files=names)
 
 
+def _folder(recipe: Recipe, key: str) -> str:
+    return f"{recipe.pipeline}/{recipe.step}/{key[:KEY_IN_FOLDER_NAME]}"
+
+
+def _fetched(miss: Miss) -> str:
+    return f"{miss.reason}, fetched again from the remote store" if miss.told else ""
+
+
 def _record(path: Path) -> FileRecord:
     if not path.is_file():
         raise StepError(f"a step left {path.name!r}, which is not a file", "report this: only plain files are kept")
     sync_file(path)
     return FileRecord(name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))
-
-
-def _folders(pipeline: Path) -> list[Path]:
-    """The folders in which a pipeline's files are written: steps, runs, promotions, indexes and artifacts."""
-    steps = [path for path in pipeline.glob("*/") if path.is_dir()]
-    return [*steps, *(path for step in steps for path in step.glob("*/") if not path.name.startswith("."))]
-
-
-def _hidden(folder: Path) -> list[Path]:
-    try:
-        names = os.listdir(folder)  # noqa: PTH208 - twice as fast as iterdir, on every run over every artifact
-    except OSError:
-        return []
-    return [folder / name for name in names if name.startswith(".") and name.endswith((".partial", ".lock"))]
-
-
-def _sweep_locked(path: Path) -> None:
-    """Remove an unfinished folder, and its lock, unless its maker lives."""
-    release = try_file_lock(path.with_suffix(".lock"))
-    if release is not None:
-        _remove(path.with_suffix(".partial"))
-        release()
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
