@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -18,7 +18,7 @@ from tasks.core.frozen import Frozen
 from tasks.core.locks import HostLock, Mode
 from tasks.core.report import Artifact, Recipe
 from tasks.core.store import NEVER_MADE, Made, Miss, Produced, Store
-from tasks.repro import Places, keep_request
+from tasks.repro import Places, keep_file, keep_request
 from tasks.runtimes.isolate import Home, Workers
 from tasks.step import StepOptions
 
@@ -125,6 +125,19 @@ class Context:
         places = Places(store=self.store.root, project=self.project, out=folder)
         keep_request(folder, home, function, places.hide(request.model_dump(mode="json")))
         return self.workers.call(home, function, request, scratch=folder / "scratch")
+
+    def link(self, artifact: Artifact, names: Iterable[str], folder: Path) -> None:
+        """Give weights of an artifact that a step left as they are a second name in its folder."""
+        places = Places(store=self.store.root, project=self.project, out=folder)
+        for name in names:
+            keep_file(folder, name, self.store.folder(artifact) / name, places)
+            self.store.link(artifact, name, folder)
+
+    def take(self, source: Path, target: Path) -> None:
+        """Copy a file of the user into a step's folder."""
+        places = Places(store=self.store.root, project=self.project, out=target.parent)
+        keep_file(target.parent, target.name, source, places)
+        self.store.take(source, target)
 
     def recipe(self, options: StepOptions, subject: str = "", tools: tuple[str, ...] = ()) -> Recipe:
         """Begin the recipe of a step of this pipeline."""

@@ -23,6 +23,8 @@ def fold(context: Context, exported: Artifact) -> Artifact:
 
     def make(folder: Path) -> Made:
         request = FoldRequest(model=context.model_file(exported), tool=tool, folder=folder)
-        return Made(params(context.call(ONNX, fold_graph, request, folder)))
+        made = context.call(ONNX, fold_graph, request, folder)
+        context.link(exported, made.facts.external_files, folder)
+        return Made(params(made))
 
     return context.produce(Work(recipe, make))

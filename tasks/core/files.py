@@ -6,13 +6,17 @@ import fcntl
 import os
 import shutil
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from tasks.core.errors import StoreError
+from tasks.core.errors import StepError, StoreError
 
+_COPY_BYTES = 64 << 20
+# What says that these two file systems, or this kernel, cannot copy by themselves.
+_NO_COPY_RANGE = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 _CURES = {
     errno.ENOSPC: "free some space (`trtflow gc` drops what no run or promotion needs), then run again",
     errno.EDQUOT: "raise the quota or free some space (`trtflow gc`), then run again",
@@ -103,6 +107,21 @@ def link_or_copy(source: Path, target: Path) -> None:
         target.hardlink_to(source)
     except OSError:  # another file system, or one without hard links: a copy serves as well
         shutil.copyfile(source, target)
+
+
+def copy_file(source: Path, target: Path, stop: threading.Event) -> None:
+    """Copy a file's bytes, which a file system that can share blocks does not read; a large copy can be stopped."""
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while not stop.is_set():
+            try:
+                copied = os.copy_file_range(reader.fileno(), writer.fileno(), _COPY_BYTES)
+            except OSError as error:
+                if error.errno not in _NO_COPY_RANGE:
+                    raise
+                copied = os.sendfile(writer.fileno(), reader.fileno(), None, _COPY_BYTES)
+            if not copied:
+                return
+    raise StepError(f"stopped while it copied {source.name}")
 
 
 def remove_tree(folder: Path) -> None:

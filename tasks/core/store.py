@@ -12,14 +12,14 @@ from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
 
-from tasks.core.digests import SourceDigests, sha256_file
+from tasks.core.digests import SourceDigests
 from tasks.core.environment import environment
 from tasks.core.errors import ArtifactDamaged, StepError, StoreError
-from tasks.core.files import remove_abandoned, remove_tree, store_errors, sync_file, sync_folder
+from tasks.core.files import copy_file, remove_abandoned, remove_tree, store_errors, sync_file, sync_folder
 from tasks.core.locks import file_lock, try_file_lock
 from tasks.core.observations import IndexEntry, Observer, append_index, read_index
 from tasks.core.report import KEY_IN_FOLDER_NAME, Artifact, FileRecord, Observation, Recipe, Report
-from tasks.core.verified import Verified
+from tasks.core.verified import Verified, known, link, sha256_once
 
 REPORT = "report.json"
 NEVER_MADE = "never made from these inputs"
@@ -123,6 +123,20 @@ class Store:
                 self._discard(found)
                 made = self._make(recipe, make)
                 return replace(made, rebuilt=found.reason) if found.damaged else made
+
+    def link(self, artifact: Artifact, name: str, folder: Path) -> None:
+        """Give a file of an artifact a second name in a folder that is being made; it is not read again."""
+        link(self.file(artifact, name), folder / name)
+
+    def take(self, source: Path, target: Path) -> None:
+        """Copy a user's file into a folder that is being made: a link would let the user edit the store.
+
+        If it is provably the file that was hashed for the key, also once it is copied, so is the copy.
+        """
+        copy_file(source, target, self.stop)
+        digest = self.sources.remembered(source)
+        if digest is not None:
+            known(target, digest)
 
     def discard(self, folder: str) -> None:
         """Remove an artifact that was found damaged."""
@@ -262,7 +276,7 @@ def _record(path: Path) -> FileRecord:
     if not path.is_file():
         raise StepError(f"a step left {path.name!r}, which is not a file", "report this: only plain files are kept")
     sync_file(path)
-    return FileRecord(name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))
+    return FileRecord(name=path.name, bytes=path.stat().st_size, sha256=sha256_once(path))
 
 
 def _folders(pipeline: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
@@ -14,6 +14,7 @@ from tasks.core.errors import StepError
 from tasks.core.frozen import Frozen
 from tasks.core.signature import DimRange, Signature
 from tasks.core.tensors import Tensors
+from tasks.runtimes.external_data import external_names, read_in
 
 if TYPE_CHECKING:
     import onnx
@@ -259,28 +260,21 @@ def load_model(model: Path, *, external_data: bool) -> "onnx.ModelProto":
     from google.protobuf.message import DecodeError
 
     try:
-        return onnx.load(model, format="protobuf", load_external_data=external_data)
+        loaded = onnx.load(model, format="protobuf", load_external_data=False)
     except DecodeError as error:
         raise StepError(f"{model} is not an ONNX model, or is truncated", "make it again", str(error)) from error
+    if external_data:
+        read_in(loaded, model.parent)
+    return loaded
 
 
 def external_files(model: Path) -> tuple[str, ...]:
     """Files beside an ONNX model that hold weights of it; refuse names that leave its folder."""
-    import onnx
-
-    graph = load_model(model, external_data=False).graph
-    names = {
-        entry.value
-        for part in _graphs(graph)
-        for tensor in part.initializer
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
+    names = external_names(load_model(model, external_data=False))
     for name in names:
         if Path(name).name != name:
             raise StepError(f"{model} keeps weights in '{name}'", "external weights must lie beside the model")
-    return tuple(sorted(names))
+    return names
 
 
 def physical_cores() -> int:
@@ -301,16 +295,6 @@ def resident_bytes() -> int:
 def growth_since(resident: int) -> MemoryUse:
     """Host memory that this process took since it held `resident` bytes."""
     return MemoryUse(host_bytes=max(0, resident_bytes() - resident), device_bytes=0)
-
-
-def _graphs(graph: "onnx.GraphProto") -> "Iterator[onnx.GraphProto]":
-    """Yield a graph and the bodies of its If, Loop and Scan nodes."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            bodies = [attribute.g] if attribute.HasField("g") else attribute.graphs
-            for body in bodies:
-                yield from _graphs(body)
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int | str, ...], sizes: dict[str, int]) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TypeVar, get_args
 
 from pydantic import Field, JsonValue, ValidationError
 
@@ -34,6 +34,7 @@ Level = Literal["all", "extended", "basic", "disabled"]
 _DATA = f"{base.ENGINE}.data"
 # A file of protocol buffers ends at 2 GiB. Folding constants can enlarge a graph: leave it room.
 _LARGEST_INLINE_BYTES = 1 << 30
+_LARGE_BYTES = 256 << 20
 _ONLY_FATAL = 4  # what goes wrong is raised: onnxruntime need not print it too
 
 
@@ -205,10 +206,11 @@ def cpu_identity() -> dict[str, str]:
     return {"cpu": cpu_model(), "vector_instructions": " ".join(sorted(vector))}
 
 
-def open_unoptimised(model: Path) -> "onnxruntime.InferenceSession":
-    """Open a graph on the CPU, to be run exactly as it is written."""
+def open_unoptimised(model: Path, weights: Path | None = None) -> "onnxruntime.InferenceSession":
+    """Open a graph on the CPU, to be run exactly as it is written; `weights` is another folder of external data."""
     settings = SessionSettings(optimization="disabled", intra_op_num_threads=base.physical_cores())
-    return _session(model, "disabled", _quiet(settings))
+    size = sum(file.stat().st_size for file in (weights or model.parent).iterdir())
+    return _session(model, "disabled", _quiet(settings), _Weights(weights, packed=size < _LARGE_BYTES))
 
 
 def _quiet(settings: SessionSettings) -> SessionSettings:
@@ -216,8 +218,30 @@ def _quiet(settings: SessionSettings) -> SessionSettings:
     return settings.model_copy(update={"allow_spinning": False})
 
 
+class _Weights(NamedTuple):
+    """Where external data lies if not beside the graph, and whether kernels may keep copies in an order of their own.
+
+    Those make a session faster and twice as large, and round in another order: of a large model, one that is opened
+    for a few runs does without.
+    """
+
+    folder: Path | None = None
+    packed: bool = True
+
+
+class _Saving(NamedTuple):
+    """Where an optimised graph is written, and whether its weights go into a file beside it."""
+
+    engine: Path
+    beside: bool
+
+
 def _session(
-    path: Path, level: Level, settings: SessionSettings, save_as: Path | None = None, *, weights_beside: bool = False
+    path: Path,
+    level: Level,
+    settings: SessionSettings,
+    weights: _Weights = _Weights(),  # noqa: B008 -- a frozen value
+    saving: _Saving | None = None,
 ) -> "onnxruntime.InferenceSession":
     import onnxruntime
 
@@ -229,18 +253,22 @@ def _session(
     options.inter_op_num_threads = settings.inter_op_num_threads
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.allow_spinning)))
     options.add_session_config_entry("session.force_spinning_stop", str(int(settings.force_spinning_stop)))
-    if save_as:
-        options.optimized_model_filepath = str(save_as)
-    if weights_beside:
+    if not weights.packed:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    if weights.folder:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights.folder))
+    if saving:
+        options.optimized_model_filepath = str(saving.engine)
+    if saving and saving.beside:
         # Unless told so, onnxruntime leaves the names of the source model's weight files in the engine.
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", _DATA)
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     # TF32 would round fp32 to eleven bits: precision is for the graph to say.
     of_provider = [{"use_tf32": "0"} if name == "CUDAExecutionProvider" else {} for name in settings.providers]
     with plain_errors(f"opening {path.name}"):
-        session = onnxruntime.InferenceSession(
-            str(path), options, list(settings.providers), of_provider, enable_fallback=0
-        )
+        # Only of bytes may the weights lie in another folder.
+        graph = path.read_bytes() if weights.folder else str(path)
+        session = onnxruntime.InferenceSession(graph, options, list(settings.providers), of_provider, enable_fallback=0)
     # A CUDA provider whose libraries do not load is left out with no more than a warning.
     if session.get_providers() != list(settings.providers):
         raise StepError(
@@ -293,7 +321,8 @@ class _Trial:
         model, engine = self.request.model, self.folder / base.ENGINE
         beside = bool(base.external_files(model)) or model.stat().st_size > _LARGEST_INLINE_BYTES
         settings = _quiet(self.settings)
-        optimised = self._distance(_session(model, level, settings, engine, weights_beside=beside), "optimised")
+        saving = _Saving(engine, beside)
+        optimised = self._distance(_session(model, level, settings, saving=saving), "optimised")
         return max(optimised, self._distance(_session(engine, "disabled", settings), "saved"))
 
     def _distance(self, session: "onnxruntime.InferenceSession", which: str) -> float:
