@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from flows.options import Options, options_from
+from flows.options import DEFAULT_FILE, Options, options_from
 from tasks.core.errors import ConfigError, Interrupted, TrtflowError
 
-DEFAULT_FILE = "pipelines.yaml"
 # Which module of flows.commands serves which subcommand.
 _MODULES = {
     "run": "run",
@@ -119,7 +118,8 @@ def _parser() -> ArgumentParser:
     def add(name: str, text: str, names: str | int | None = None) -> ArgumentParser:
         command = commands.add_parser(name, help=text, description=text, parents=[shared])
         if names:
-            command.add_argument("names", metavar="NAME", nargs=names, help="a pipeline of the YAML (default: all)")
+            text = "a pipeline of the YAML (default: all), or the path of an ONNX file or folder"
+            command.add_argument("names", metavar="NAME", nargs=names, help=text)
         return command
 
     _run_options(add("run", "convert, verify, benchmark and promote", "*"))

@@ -5,6 +5,7 @@ from typing import assert_never
 
 from tasks.context import Context, Files, Work, params
 from tasks.core.config import OnnxModel, TorchModel
+from tasks.core.onnx_path import onnx_file
 from tasks.core.report import Artifact, Recipe
 from tasks.core.sets import EVALUATION, GOLDEN
 from tasks.core.signature import Signature
@@ -73,7 +74,7 @@ def _from_torch(context: Context, signature: Signature, data: Artifact) -> Artif
 
 def _from_onnx(context: Context, model: OnnxModel, data: Artifact, external: tuple[str, ...]) -> Artifact:
     recipe = _recipe(context, data, ("onnx", "onnxruntime"), external)
-    source, homes = context.project / model.onnx, flat_names(external)
+    source, homes = onnx_file(context.project / model.onnx), flat_names(external)
 
     def make(folder: Path) -> Made:
         for name, home in homes.items():

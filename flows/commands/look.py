@@ -4,6 +4,7 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
+from flows.given import load_given
 from flows.options import Options, chosen, store_root
 from flows.records import last_record
 from flows.table import aligned
@@ -12,16 +13,15 @@ from tasks.core.config import Config
 from tasks.core.errors import TrtflowError
 from tasks.core.outcome import RunRecord
 from tasks.core.promotions import Promotion, Promotions
-from tasks.core.yaml_source import load_config
 
 
 def command(parsed: Namespace, options: Options) -> int:
     """Look at what runs left; nothing is computed, but for `show --where`."""
-    config = load_config(options.file)
+    config, names = load_given(getattr(parsed, "names", []), options)
     root = store_root(options, config)
     if parsed.command == "list":
         return _list(config, root, options)
-    (name,) = parsed.names
+    (name,) = names
     record = _last(name, config, root, options)
     if parsed.where is None:
         return _show(record, _current(root, name), options)
