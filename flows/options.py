@@ -10,7 +10,6 @@ from tasks.core.config import Config, PipelineConfig
 from tasks.core.errors import ConfigError, Where
 from tasks.core.yaml_source import locate
 
-
 DEFAULT_FILE = "pipelines.yaml"
 
 
