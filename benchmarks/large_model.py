@@ -13,6 +13,7 @@ second: what a process needed in its last 50 ms is not in them. RssAnon and RssF
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -199,7 +200,7 @@ def main() -> None:
 
 def measure(folder: Path, gigabytes: float, kinds: list[str]) -> dict[str, object]:
     """Everything that the evidence holds."""
-    weights = write_model(folder, max(1, round(gigabytes * 1e9 / BLOCK_BYTES)))
+    weights = write_model(folder, math.ceil(gigabytes * 1e9 / BLOCK_BYTES))
     write_project(folder, kinds)
     outcome, watch, seconds, said = convert(folder)
     (run,) = outcome.runs

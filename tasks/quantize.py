@@ -40,7 +40,7 @@ def _as_it_is(
     def make(folder: Path) -> Made:
         request = TypedRequest(model=context.model_file(folded), kind=kind, folder=folder)
         made = context.call(ONNX, take_typed, request, folder)
-        context.link(folded, model_files(context.store, folded), folder)
+        context.link(folded, {name: name for name in model_files(context.store, folded)}, folder)
         return Made(params(made))
 
     return context.produce(Work(recipe, make))
@@ -61,7 +61,8 @@ def _cast(context: Context, data: Artifact, folded: Artifact, precision: Precisi
             exclude_op_types=precision.exclude.op_types,
             folder=folder,
         )
-        return Made(params(context.call(MODELOPT, cast_graph, request, folder)))
+        with context.room_for(folded):
+            return Made(params(context.call(MODELOPT, cast_graph, request, folder)))
 
     return context.produce(Work(recipe, make))
 
@@ -86,6 +87,7 @@ def _quantized(
             exclude_op_types=precision.exclude.op_types,
             folder=folder,
         )
-        return Made(params(context.call(MODELOPT, quantize_graph, request, folder)))
+        with context.room_for(folded):
+            return Made(params(context.call(MODELOPT, quantize_graph, request, folder)))
 
     return context.produce(Work(recipe, make))

@@ -124,9 +124,9 @@ class Store:
                 made = self._make(recipe, make)
                 return replace(made, rebuilt=found.reason) if found.damaged else made
 
-    def link(self, artifact: Artifact, name: str, folder: Path) -> None:
+    def link(self, artifact: Artifact, name: str, target: Path) -> None:
         """Give a file of an artifact a second name in a folder that is being made; it is not read again."""
-        link(self.file(artifact, name), folder / name)
+        link(self.file(artifact, name), target)
 
     def take(self, source: Path, target: Path) -> None:
         """Copy a user's file into a folder that is being made: a link would let the user edit the store.

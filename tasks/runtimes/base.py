@@ -8,9 +8,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
-from pydantic import JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from tasks.core.errors import StepError
+from tasks.core.files import link_or_copy
 from tasks.core.frozen import Frozen
 from tasks.core.signature import DimRange, Signature
 from tasks.core.tensors import Tensors
@@ -66,7 +67,10 @@ class EngineCard(Frozen):
 
 
 class BuildRequest(Frozen):
-    """Compile `model`, typed ONNX of kind `precision`, into `folder`, and check it on `golden`, a file of batches."""
+    """Compile `model`, typed ONNX of kind `precision`, into `folder`, and check it on `golden`, a file of batches.
+
+    `links` tells that the caller gives the files that the reply names a second name in `folder`; else the runtime does.
+    """
 
     runtime: str
     model: Path
@@ -76,12 +80,14 @@ class BuildRequest(Frozen):
     host: dict[str, str]
     options: dict[str, JsonValue]
     folder: Path
+    links: bool = False
 
 
 class BuildMetrics(Frozen):
     """What a build made: `rejected` has one sentence for each optimisation that was tried and refused.
 
     `not_run` is why nothing was built: the runtime compiles for this host only, and has no kernels for the graph here.
+    `unchanged` are files of the model that the engine uses as they are, by their names beside the engine.
     """
 
     size_bytes: int
@@ -89,6 +95,7 @@ class BuildMetrics(Frozen):
     rejected: tuple[str, ...]
     agreement_rel_l2: float
     not_run: str = ""
+    unchanged: dict[str, str] = Field(default_factory=dict)
 
 
 class OpenOptions(Frozen):
@@ -275,6 +282,12 @@ def external_files(model: Path) -> tuple[str, ...]:
         if Path(name).name != name:
             raise StepError(f"{model} keeps weights in '{name}'", "external weights must lie beside the model")
     return names
+
+
+def link_unchanged(request: BuildRequest, unchanged: dict[str, str]) -> None:
+    """Give files of the model that an engine uses as they are a name beside it, unless the caller does."""
+    for name, source in unchanged.items() if not request.links else ():
+        link_or_copy(request.model.with_name(source), request.folder / name)
 
 
 def physical_cores() -> int:

@@ -53,7 +53,10 @@ class OnnxRuntimeOptions(Frozen):
 
 
 class SessionSettings(Frozen):
-    """How a session is made: everything that its speed and its outputs depend on, kept in the card."""
+    """How a session is made: everything that its speed and its outputs depend on, kept in the card.
+
+    `data_bytes` is the size of the engine's own file of weights, `unchanged` those of the model's that it uses.
+    """
 
     optimization: Level
     intra_op_num_threads: int
@@ -63,6 +66,7 @@ class SessionSettings(Frozen):
     force_spinning_stop: bool = True
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     data_bytes: int = 0
+    unchanged: dict[str, int] = Field(default_factory=dict)
 
 
 def run_unoptimised(model: Path, batches: Sequence[Tensors]) -> list[Tensors]:
@@ -111,12 +115,15 @@ class OnnxRuntime:
                 # Of a full disk onnxruntime says no more than that it could not write.
                 need_space(folder, sum(file.stat().st_size for file in request.model.parent.iterdir()))
             else:
+                unchanged = trial.unchanged()
                 _write_card(trial, level, here.version)
+                base.link_unchanged(request.model_copy(update={"folder": folder}), {name: name for name in unchanged})
                 return BuildMetrics(
-                    size_bytes=sum(file.stat().st_size for file in trial.files()),
+                    size_bytes=sum(file.stat().st_size for file in trial.files()) + sum(unchanged.values()),
                     optimization=level,
                     rejected=tuple(rejected),
                     agreement_rel_l2=agreement,
+                    unchanged={name: name for name in unchanged},
                 )
         raise StepError(
             f"onnxruntime has no optimisation level that agrees with {request.model.name}: {'; '.join(rejected)}",
@@ -134,8 +141,9 @@ class OnnxRuntime:
                 f"{engine} was optimised for the CPU {bound}; this host has {here}",
                 "build the engine again where it will run, or with `optimization: extended`, which binds it to no CPU",
             )
-        if settings.data_bytes:
-            base.check_size(engine.with_name(_DATA), settings.data_bytes)
+        beside = {**settings.unchanged, **({_DATA: settings.data_bytes} if settings.data_bytes else {})}
+        for name, size in beside.items():
+            base.check_size(engine.with_name(name), size)
         if options.threads is not None:
             settings = settings.model_copy(update={"intra_op_num_threads": options.threads})
         return OnnxRuntimeSession(engine, card, settings if options.timed else _quiet(settings))
@@ -318,12 +326,32 @@ class _Trial:
 
     def attempt(self, level: Level) -> float:
         """Write the engine at `level` and return its distance from the unoptimised graph, if it is not too far."""
-        model, engine = self.request.model, self.folder / base.ENGINE
-        beside = bool(base.external_files(model)) or model.stat().st_size > _LARGEST_INLINE_BYTES
-        settings = _quiet(self.settings)
-        saving = _Saving(engine, beside)
-        optimised = self._distance(_session(model, level, settings, saving=saving), "optimised")
-        return max(optimised, self._distance(_session(engine, "disabled", settings), "saved"))
+        optimised = self._optimised(level, beside=self.request.model.stat().st_size > _LARGEST_INLINE_BYTES)
+        weights = _Weights(self.request.model.parent if self.unchanged() else None)
+        saved = _session(self.folder / base.ENGINE, "disabled", _quiet(self.settings), weights)
+        return max(optimised, self._distance(saved, "saved"))
+
+    def _optimised(self, level: Level, *, beside: bool) -> float:
+        """Write the engine: weights that the optimiser left as they are stay in the model's own files.
+
+        What it changed lies in the engine, and in a file beside it where that is too much for a protocol buffer.
+        """
+        engine, external = self.folder / base.ENGINE, base.external_files(self.request.model)
+        try:
+            session = _session(self.request.model, level, _quiet(self.settings), saving=_Saving(engine, beside))
+        except StepError:
+            if beside or not external:
+                raise
+            return self._optimised(level, beside=True)
+        if external and not beside and engine.stat().st_size > _LARGEST_INLINE_BYTES:
+            del session
+            return self._optimised(level, beside=True)
+        return self._distance(session, "optimised")
+
+    def unchanged(self) -> dict[str, int]:
+        """Sizes of the model's files that the engine uses as they are."""
+        names = set(base.external_files(self.folder / base.ENGINE)) - {_DATA}
+        return {name: self.request.model.with_name(name).stat().st_size for name in sorted(names)}
 
     def _distance(self, session: "onnxruntime.InferenceSession", which: str) -> float:
         pairs = zip(_run(session, self.golden), self.expected, strict=True)
@@ -385,7 +413,8 @@ def _parsed(kind: type[F], values: dict[str, JsonValue], what: str) -> F:
 def _write_card(trial: _Trial, level: Level, version: str) -> None:
     engine, data = trial.folder / base.ENGINE, trial.folder / _DATA
     data_bytes = data.stat().st_size if data.exists() else 0
-    settings = trial.settings.model_copy(update={"optimization": level, "data_bytes": data_bytes})
+    update = {"optimization": level, "data_bytes": data_bytes, "unchanged": trial.unchanged()}
+    settings = trial.settings.model_copy(update=update)
     card = EngineCard(
         runtime="onnxruntime",
         runtime_version=version,
