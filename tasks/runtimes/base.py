@@ -15,7 +15,7 @@ from tasks.core.files import link_or_copy
 from tasks.core.frozen import Frozen
 from tasks.core.signature import DimRange, Signature
 from tasks.core.tensors import Tensors
-from tasks.runtimes.external_data import external_names, read_in
+from tasks.runtimes.external_data import external_names, external_tensors, read_in
 
 if TYPE_CHECKING:
     import onnx
@@ -271,7 +271,7 @@ def load_model(model: Path, *, external_data: bool) -> "onnx.ModelProto":
     except DecodeError as error:
         raise StepError(f"{model} is not an ONNX model, or is truncated", "make it again", str(error)) from error
     if external_data:
-        read_in(loaded, model.parent)
+        read_in(external_tensors(loaded), model.parent)
     return loaded
 
 

@@ -36,6 +36,14 @@ def external_tensors(model: "onnx.ModelProto") -> "Iterator[onnx.TensorProto]":
     return (tensor for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL)
 
 
+def in_bodies(model: "onnx.ModelProto") -> "list[onnx.TensorProto]":
+    """Those of them that lie in the bodies of If, Loop and Scan nodes."""
+    from onnx import TensorProto
+
+    bodies = chain.from_iterable(_of_graph(body) for node in model.graph.node for body in _bodies(node.attribute))
+    return [tensor for tensor in bodies if tensor.data_location == TensorProto.EXTERNAL]
+
+
 def external_names(model: "onnx.ModelProto") -> tuple[str, ...]:
     """Names, relative to the model's folder, of the files that hold tensors of it."""
     return tuple(sorted({extent_of(tensor).location for tensor in external_tensors(model)}))
@@ -66,11 +74,11 @@ def byte_length(tensor: "onnx.TensorProto") -> int:
     return -(-int(math.prod(tensor.dims)) * bits // 8)
 
 
-def read_in(model: "onnx.ModelProto", folder: Path) -> "list[onnx.TensorProto]":
-    """Bring all external data into the model; returns the tensors that had some."""
+def read_in(tensors: "Iterable[onnx.TensorProto]", folder: Path) -> "list[onnx.TensorProto]":
+    """Bring external data into the model; returns the tensors."""
     import onnx
 
-    found = list(external_tensors(model))
+    found = list(tensors)
     for tensor in found:
         extent = extent_of(tensor)
         with (folder / extent.location).open("rb") as stream:
@@ -111,5 +119,10 @@ def _of_nodes(nodes: "Iterable[onnx.NodeProto]") -> "Iterator[onnx.TensorProto]"
         single = (attribute.sparse_tensor,) if attribute.HasField("sparse_tensor") else ()
         for sparse in (*single, *attribute.sparse_tensors):
             yield from (sparse.values, sparse.indices)
-        for body in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+        for body in _bodies((attribute,)):
             yield from _of_graph(body)
+
+
+def _bodies(attributes: "Iterable[onnx.AttributeProto]") -> "Iterator[onnx.GraphProto]":
+    for attribute in attributes:
+        yield from (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs)

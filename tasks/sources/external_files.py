@@ -7,12 +7,22 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from tasks.core.errors import UserCodeError
-from tasks.runtimes.external_data import Extent, byte_length, extent_of, external_names, external_tensors, move
+from tasks.runtimes.external_data import (
+    Extent,
+    byte_length,
+    extent_of,
+    external_names,
+    external_tensors,
+    in_bodies,
+    move,
+    read_in,
+)
 
 if TYPE_CHECKING:
     import onnx
 
 MODEL = "model.onnx"
+_MOST_INSIDE = 1 << 30  # a file of protocol buffers ends at 2 GiB, and folding can enlarge a graph
 _AGAIN = "export the model again, or copy the whole of it"
 
 
@@ -43,6 +53,22 @@ def bring_home(model: "onnx.ModelProto", homes: dict[str, str]) -> bool:
             move(tensor, homes[location])
             moved = True
     return moved
+
+
+def take_in_bodies(model: "onnx.ModelProto", folder: Path) -> bool:
+    """Bring what the bodies of If, Loop and Scan keep in other files into the model; returns whether there was some.
+
+    onnxruntime infers their types by onnx's own code, which refuses files with several hard links.
+    """
+    found = in_bodies(model)
+    size = sum(map(byte_length, found))
+    if size > _MOST_INSIDE:
+        raise UserCodeError(
+            f"the bodies of If, Loop or Scan nodes keep {size / 1e9:.1f} GB of weights in other files, and at most "
+            f"{_MOST_INSIDE / 1e9:.1f} GB of such fit into the model",
+            "make them initializers of the main graph: bodies can read those",
+        )
+    return bool(read_in(found, folder))
 
 
 def placeholders(model: "onnx.ModelProto") -> Path:

@@ -9,8 +9,9 @@ from tasks.core.frozen import Frozen
 from tasks.core.sets import EVALUATION_OUTPUTS, GOLDEN_OUTPUTS
 from tasks.core.signature import Dtype
 from tasks.core.tensors import Tensors, load_batches, save_batches
+from tasks.runtimes.external_data import external_names
 from tasks.runtimes.onnxruntime import run_unoptimised
-from tasks.sources.external_files import MODEL, bring_home
+from tasks.sources.external_files import MODEL, bring_home, take_in_bodies
 from tasks.sources.onnx_graph import (
     ExportReply,
     GraphFacts,
@@ -80,10 +81,13 @@ def import_onnx(request: OnnxImportRequest) -> ExportReply:
     """Copy the model to its external data, and keep its unoptimised outputs as the source framework's."""
     model = load_graph(request.model)
     path = request.folder / MODEL
-    if bring_home(model, request.homes):
+    inside = take_in_bodies(model, request.model.parent)
+    if bring_home(model, request.homes) or inside:
         path.write_bytes(model.SerializeToString())
     else:
         shutil.copyfile(request.model, path)
+    for name in set(request.homes.values()) - set(external_names(model)):
+        (request.folder / name).unlink()
     for name, feeds in ((GOLDEN_OUTPUTS, request.golden), (EVALUATION_OUTPUTS, request.evaluation)):
         if feeds is not None:
             save_batches(request.folder / name, _run_source(request, path, feeds))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tasks.core.errors import StepError
 from tasks.core.frozen import Frozen
-from tasks.runtimes.external_data import read_in, write_out
+from tasks.runtimes.external_data import external_tensors, read_in, write_out
 from tasks.sources.onnx_graph import GraphFacts, load_graph, read_facts
 
 if TYPE_CHECKING:
@@ -79,7 +79,9 @@ class _Counts:
 def prune_graph(request: PruneRequest) -> PruneMetrics:
     """Write the pruned model.onnx; weights that lay in a file beside the model do so again."""
     model = load_graph(request.model)
-    external = read_in(model, request.model.parent)  # onnx's own reader refuses the hard links of a store
+    external = read_in(
+        external_tensors(model), request.model.parent
+    )  # onnx's own reader refuses the hard links of a store
     metrics = _prune(model, request)
     if external:
         write_out(external, request.folder / EXTERNAL)
