@@ -79,9 +79,8 @@ class _Counts:
 def prune_graph(request: PruneRequest) -> PruneMetrics:
     """Write the pruned model.onnx; weights that lay in a file beside the model do so again."""
     model = load_graph(request.model)
-    external = read_in(
-        external_tensors(model), request.model.parent
-    )  # onnx's own reader refuses the hard links of a store
+    # Not by onnx's own reader, which refuses the hard links of a store.
+    external = read_in(external_tensors(model), request.model.parent)
     metrics = _prune(model, request)
     if external:
         write_out(external, request.folder / EXTERNAL)
