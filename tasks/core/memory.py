@@ -17,17 +17,26 @@ def available_bytes(meminfo: Path = _MEMINFO, groups: Path = _GROUPS) -> int:
 
 def _left_in_groups(groups: Path) -> Iterator[int]:
     """What each control group above this process has left (version 2; a limit of another version is not seen)."""
-    lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:  # a system without control groups
+        return
     line = next((line for line in lines if "::" in line), "")
     folder = groups / line.partition("::")[2].lstrip("/")
     while folder.is_relative_to(groups):
-        try:
-            limit = (folder / "memory.max").read_text(encoding="ascii").strip()
-            used = int((folder / "memory.current").read_text(encoding="ascii"))
-            stat = (folder / "memory.stat").read_text(encoding="ascii")
-        except (OSError, ValueError):  # no such limit here
-            limit = "max"
-        if limit != "max":
-            cached = re.search(r"^inactive_file (\d+)", stat, re.MULTILINE)  # given back before anything is killed
-            yield int(limit) - used + (int(cached[1]) if cached else 0)
+        left = _left(folder)
+        if left is not None:
+            yield left
         folder = folder.parent
+
+
+def _left(group: Path) -> int | None:
+    """What one group has left, None where it sets no limit."""
+    try:
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        cached = re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:
+        return None
+    # Pages of files that were not read lately are given back before anything is killed.
+    return None if limit == "max" else int(limit) - used + (int(cached[1]) if cached else 0)

@@ -38,7 +38,7 @@ _STATIC_OPTIONS = {
 }
 _MESSAGE_LENGTH = 300
 # Times the weights, at its peak (ModelOpt 0.47, onnxruntime 1.31; measured with 134 and 403 MB of them).
-_MEMORY = {"int8": 11.0, "fp8": 11.0, "int4": 11.0, "onnxruntime": 11.0}
+_MEMORY = {"int8": 11.0, "fp8": 11.0, "int4": 9.0, "onnxruntime": 3.5}
 # As ModelOpt 0.47 decides: tensor cores gain nothing below 16, and it has no pairs for recurrent operators.
 _ENOUGH_ROWS = 16
 _TAKEN = {
