@@ -43,7 +43,7 @@ REFUSED = {
     "found the number 0, expected at least 1": "its only test input is empty: no engine can be judged on that",
 }
 # The models' own outputs were computed by another framework, in float32.
-AGREEMENT = {"rtol": 1e-3, "atol": 1e-5}
+RELATIVE, ABSOLUTE = 1e-3, 1e-5
 
 
 @dataclass
@@ -144,7 +144,7 @@ def differs(model: Model, engine: EngineOutcome, store: Path) -> str:
         wanted = np.asarray(expected)
         if actual[name].shape != wanted.shape:
             return f"{engine.id}: output {name!r} has the shape {actual[name].shape}, expected {wanted.shape}"
-        if not np.allclose(actual[name].astype(np.float64), wanted.astype(np.float64), **AGREEMENT):
+        if not np.allclose(actual[name].astype(np.float64), wanted.astype(np.float64), RELATIVE, ABSOLUTE):
             far = np.abs(actual[name].astype(np.float64) - wanted).max()
             return f"{engine.id}: output {name!r} differs from the model's own by up to {far}"
     return ""

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -162,7 +163,7 @@ def write_project(folder: Path, kinds: list[str]) -> None:
 class Converted:
     """What one run of the command came to."""
 
-    told: dict[str, object]
+    told: Mapping[str, object]
     largest: float
     problems: list[str]
     store_bytes: int
@@ -230,7 +231,7 @@ def main() -> None:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(evidence, indent=1) + "\n", encoding="utf-8")
     if evidence["problems"]:
-        raise SystemExit("\n".join(map(str, evidence["problems"])))
+        raise SystemExit(str(evidence["problems"]))
 
 
 def measure(folder: Path, gigabytes: float, kinds: list[str]) -> dict[str, object]:
