@@ -14,8 +14,8 @@ from pathlib import Path
 from tasks.core.tensors import Tensors
 from tasks.runtimes import base
 from tasks.runtimes.external_data import external_names
-from tasks.runtimes.onnxruntime import open_unoptimised
 from tasks.runtimes.onnxruntime_errors import plain_errors
+from tasks.runtimes.onnxruntime_session import open_unoptimised
 
 SLICE_BYTES = 256 << 20
 # How large a tensor is, only running the graph tells: begin with few, and never take so many more that what follows

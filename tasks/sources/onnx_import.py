@@ -10,7 +10,7 @@ from tasks.core.sets import EVALUATION_OUTPUTS, GOLDEN_OUTPUTS
 from tasks.core.signature import Dtype
 from tasks.core.tensors import Tensors, load_batches, save_batches
 from tasks.runtimes.external_data import external_names
-from tasks.runtimes.onnxruntime import run_unoptimised
+from tasks.runtimes.onnxruntime_session import run_unoptimised
 from tasks.sources.external_files import MODEL, bring_home, take_in_bodies
 from tasks.sources.onnx_graph import (
     ExportReply,

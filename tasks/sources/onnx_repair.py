@@ -14,8 +14,8 @@ from tasks.core.errors import StepError
 from tasks.core.frozen import Frozen
 from tasks.core.metrics import compare, worst
 from tasks.core.tensors import Tensors, load_batches, save_batches
-from tasks.runtimes.onnxruntime import open_unoptimised
 from tasks.runtimes.onnxruntime_errors import plain_errors
+from tasks.runtimes.onnxruntime_session import open_unoptimised
 from tasks.sources.float_search import Candidate, CurvePoint
 from tasks.sources.node_roles import Roles
 from tasks.sources.onnx_graph import load_graph

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from tasks.core.tensors import Tensors
 from tasks.runtimes.inner import SLICE_BYTES, InnerGraph, in_slices
-from tasks.runtimes.onnxruntime import run_unoptimised
+from tasks.runtimes.onnxruntime_session import run_unoptimised
 from tests.projects import graph, linear, value
 
 BATCHES: list[Tensors] = [
