@@ -25,13 +25,16 @@ def private_copy(model: Path, folder: Path) -> Path:
     return folder / model.name
 
 
-def check_memory(model: Path, what: str, factor: float) -> None:
-    """Refuse a large model for which `what`, which holds it `factor` times at its peak, lacks the memory."""
+def check_memory(model: Path, what: str, factor: float, instead: str = "") -> None:
+    """Refuse a large model for which `what`, which holds it `factor` times at its peak, lacks the memory.
+
+    `instead` is what else could be done, as a beginning of the cure.
+    """
     size = weight_bytes(model)
     needed, available = size * factor, available_bytes()
     if size > _LARGE_BYTES and needed > available:
         raise StepError(
             f"{what} holds a model about {factor:g} times in memory: {needed / 1e9:.0f} GB for the {size / 1e9:.1f} GB "
             f"of this one, and {available / 1e9:.0f} GB are available here",
-            "run it on a host with more memory, or take this precision out of `precisions`",
+            f"{instead}run it on a host with more memory, or take this precision out of `precisions`",
         )
