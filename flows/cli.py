@@ -118,7 +118,8 @@ def _parser() -> ArgumentParser:
     def add(name: str, text: str, names: str | int | None = None) -> ArgumentParser:
         command = commands.add_parser(name, help=text, description=text, parents=[shared])
         if names:
-            text = "a pipeline of the YAML (default: all), or the path of an ONNX file or folder"
+            path = "" if name == "gc" else ", or the path of an ONNX file or folder"
+            text = f"a pipeline of the YAML{' (default: all)' if names == '*' else ''}{path}"
             command.add_argument("names", metavar="NAME", nargs=names, help=text)
         return command
 

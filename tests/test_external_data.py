@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,10 +150,6 @@ def _save_parts(folder: Path) -> None:
 
 
 def test_nothing_is_hashed_twice_and_weights_are_linked(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-    import time
-
     _save_parts(tmp_path)
     time.sleep(2.1)  # a file that changed just now is not trusted to stay, and hashed again
     project = Project(tmp_path)

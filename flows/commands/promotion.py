@@ -3,24 +3,24 @@
 from argparse import Namespace
 from pathlib import Path
 
+from flows.given import load_given
 from flows.options import Options, chosen, store_root
 from flows.records import last_record
 from tasks.core.errors import PromotionError
 from tasks.core.promotions import Choice, Promotion, Promotions
 from tasks.core.store import Store, artifact_of, read_report
-from tasks.core.yaml_source import load_config
 from tasks.runtimes.load import DEPLOYABLE
 
 
 def command(parsed: Namespace, options: Options) -> int:
     """Write a promotion or a rollback."""
-    config = load_config(options.file)
-    chosen(config, [parsed.name], options)
+    config, (name,) = load_given([parsed.name], options)
+    chosen(config, [name], options)
     root = store_root(options, config)
     if parsed.command == "promote":
-        record = _promote(root, options, parsed.name, parsed.id)
+        record = _promote(root, options, name, parsed.id)
     else:
-        record = Promotions(root, parsed.name).rollback(parsed.reason)
+        record = Promotions(root, name).rollback(parsed.reason)
     if options.json:
         print(record.model_dump_json())
     else:

@@ -21,7 +21,8 @@ from tasks.runtimes.isolate import Workers
 def command(parsed: Namespace, options: Options) -> int:
     """Run the named pipelines one after the other; one that fails does not keep the others from running."""
     config, names = load_given(parsed.names, options)
-    check_names(config, options.file)
+    if options.file.exists():  # else there is nothing but ONNX files, which were looked for already
+        check_names(config, options.file)
     pipelines = chosen(config, names, options)
     if parsed.checkpoint:
         pipelines = _with_checkpoint(pipelines, parsed.checkpoint)

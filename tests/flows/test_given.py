@@ -1,6 +1,7 @@
 """ONNX files and folders in place of a pipeline's name: the smallest pipeline, without a YAML."""
 
 import json
+import shutil
 from pathlib import Path
 
 import onnx
@@ -20,6 +21,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "several").mkdir()
     for name in ("a.onnx", "b.onnx"):
         onnx.save(linear(), tmp_path / "several" / name)
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/mine.py").write_text("")  # of no concern where no code of the user's is run
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -38,9 +41,12 @@ def test_a_file_runs_by_itself_and_is_looked_at_by_its_path(folder: Path) -> Non
     planned = json.loads(project.run("plan", "--json", "my net.onnx").stdout)["plans"][0]
     assert planned["pipeline"] == "my-net"
     assert {step["state"] for step in planned["steps"] if step["step"] != "promote"} == {"cached"}
+    assert project.run("rollback", "my net.onnx").code == 0
+    assert project.run("promote", "my net.onnx", "onnxruntime/fp16").code == 0
 
 
 def test_a_folder_in_the_yaml_stands_for_the_only_file_in_it(folder: Path) -> None:
+    shutil.rmtree(folder / "tasks")
     project = Project(folder)
     project.write(quick={"model": {"onnx": "one"}, **QUICK})
     assert project.run("run", "--json").runs["quick"].status == "passed"
@@ -50,6 +56,7 @@ def test_a_folder_in_the_yaml_stands_for_the_only_file_in_it(folder: Path) -> No
 
 
 def test_several_candidates_are_named_with_the_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(folder / "tasks")
     Project(folder).write(which={"model": {"onnx": "several"}, **QUICK})
     assert cli.run(["validate", "--json"]) == 2
     error = json.loads(capsys.readouterr().out)["error"]
@@ -83,6 +90,7 @@ def test_what_is_neither_a_pipeline_nor_a_model_is_told(
 
 
 def test_a_name_of_the_yaml_wins(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(folder / "tasks")
     project = Project(folder)
     project.write(one={"model": {"onnx": "my net.onnx"}, **QUICK})
     assert cli.run(["plan", "--json", "one"]) == 0
