@@ -195,8 +195,8 @@ def test_weights_that_the_optimiser_changed_lie_beside_the_engine(
     values = [helper.make_tensor_value_info(name, FLOAT, ["a", 16, 8, 8]) for name in "xy"]
     nodes = [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])]
     model = graph(nodes, values[:1], values[1:], {"w": random(1, 16, 16, 3, 3)})
-    feeds = [{"x": random(2, 3, 16, 8, 8)}]
-    given = case(tmp_path, model, signature_of({"x": ("float32", ("a", 16, 8, 8))}, {}), feeds)
+    signature = signature_of({"x": ("float32", ("a", 16, 8, 8))}, {})
+    given = case(tmp_path, model, signature, [{"x": random(2, 3, 16, 8, 8)}])
     onnx.save(model, given.model, save_as_external_data=True, location="weights", size_threshold=1)
     # What optimising adds to the graph is too much for the engine's own file.
     monkeypatch.setattr(module, "_LARGEST_INLINE_BYTES", given.model.stat().st_size)
