@@ -1,6 +1,6 @@
 # Everything runs in .venv, made here from whatever Python 3.11 or 3.12 is on PATH (or PYTHON=...).
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test bench minilm matrix faults many-runs screenshots clean
+.PHONY: help venv demo test bench minilm matrix corpus large faults many-runs screenshots clean
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -32,6 +32,12 @@ minilm: $(MINILM) ## bring a real sentence encoder to every precision, and recor
 
 matrix: $(MINILM) ## bring six architectures to every precision, and record what came out
 	$(BIN)/python benchmarks/matrix.py
+
+corpus: venv ## convert the models of onnx's own backend tests, and list every refusal
+	$(BIN)/python benchmarks/corpus.py
+
+large: venv ## convert a model of 3 GB of weights, and record what each process held
+	$(BIN)/python benchmarks/large_model.py
 
 faults: venv ## kill, fill and truncate on purpose, and record what happened (slow)
 	$(BIN)/python benchmarks/faults.py

@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from flows.options import Options, options_from
+from flows.options import DEFAULT_FILE, Options, options_from
 from tasks.core.errors import ConfigError, Interrupted, TrtflowError
 
-DEFAULT_FILE = "pipelines.yaml"
 _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<prefix>[KkMmGgTt]?)(?P<binary>i?)[Bb]")
 # Which module of flows.commands serves which subcommand.
 _MODULES = {
@@ -122,7 +121,9 @@ def _parser() -> ArgumentParser:
     def add(name: str, text: str, names: str | int | None = None) -> ArgumentParser:
         command = commands.add_parser(name, help=text, description=text, parents=[shared])
         if names:
-            command.add_argument("names", metavar="NAME", nargs=names, help="a pipeline of the YAML (default: all)")
+            path = "" if name == "gc" else ", or the path of an ONNX file or folder"
+            text = f"a pipeline of the YAML{' (default: all)' if names == '*' else ''}{path}"
+            command.add_argument("names", metavar="NAME", nargs=names, help=text)
         return command
 
     _run_options(add("run", "convert, verify, benchmark and promote", "*"))

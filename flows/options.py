@@ -15,6 +15,8 @@ from tasks.core.yaml_source import locate
 if TYPE_CHECKING:
     from tasks.core.shared import Shared
 
+DEFAULT_FILE = "pipelines.yaml"
+
 
 @dataclass(frozen=True)
 class Options:
@@ -92,6 +94,9 @@ def chosen(config: Config, names: list[str], options: Options) -> dict[str, Pipe
 
 def placed(error: ConfigError, pipeline: str, options: Options) -> ConfigError:
     """Find the line of the YAML for an error that was found after it was read."""
+    if not options.file.exists():  # an ONNX file was named instead of a pipeline
+        cure = f"put it into a pipelines.yaml, which can say so: {error.cure}"
+        return ConfigError(error.message, cure, Where(path=error.where.path))
     path = error.where.path.removeprefix(f"pipelines.{pipeline}")
     keys = [int(key) if key.isdigit() else key for key in re.findall(r"[^.\[\]]+", path)]
     return ConfigError(error.message, error.cure, locate(options.file, ["pipelines", pipeline, *keys]))

@@ -11,14 +11,15 @@ from tasks.core.report import Artifact
 from tasks.core.sets import GOLDEN
 from tasks.core.signature import Signature
 from tasks.core.store import Made
+from tasks.core.verified import known
 from tasks.homes import engine_home
-from tasks.runtimes.base import BuildRequest
+from tasks.runtimes.base import CARD, ENGINE, BuildRequest, read_card
 from tasks.runtimes.engines import build_engine
 from tasks.runtimes.load import distributions
 from tasks.step import StepOptions, step
 from tasks.target import Target
 
-OPTIONS = StepOptions("build", version=1)
+OPTIONS = StepOptions("build", version=2)
 
 
 @step(OPTIONS)
@@ -51,8 +52,13 @@ def build(context: Context, target: Target, signature: Signature, data: Artifact
             host=host,
             options=options,
             folder=folder,
+            links=True,
         )
-        return Made(params(context.call(engine_home(engine.runtime), build_engine, request, folder)))
+        made = context.call(engine_home(engine.runtime), build_engine, request, folder)
+        context.link(typed, made.unchanged, folder)
+        if (folder / CARD).exists():
+            known(folder / ENGINE, read_card(folder / CARD).engine_sha256)
+        return Made(params(made))
 
     on_gpu: Mode | None = "exclusive" if engine.device == "cuda" and host else None
     return context.produce(Work(recipe, make, gpu=on_gpu))

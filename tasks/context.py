@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -20,10 +20,11 @@ from tasks.core.locks import HostLock, Mode
 from tasks.core.observations import Observer
 from tasks.core.report import Artifact, Recipe
 from tasks.core.store import NEVER_MADE, Made, Miss, Produced, Store, artifact_of
-from tasks.repro import Places, keep_request
+from tasks.repro import Places, keep_file, keep_request
 from tasks.runtimes.isolate import Home, Workers
 from tasks.step import StepOptions
 
+_LARGE_BYTES = 512 << 20
 M = TypeVar("M", bound=Frozen)
 Q = TypeVar("Q", bound=Frozen)
 R = TypeVar("R", bound=Frozen)
@@ -89,6 +90,7 @@ class Context:
     dry: bool = False
     again: frozenset[str] = frozenset()
     resume: bool = False
+    large: threading.Lock = field(default_factory=threading.Lock)
     slots: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(cores()))
 
     @property
@@ -143,6 +145,26 @@ class Context:
         places = Places(store=self.store.root, project=self.project, out=folder)
         keep_request(folder, home, function, places.hide(request.model_dump(mode="json")))
         return self.workers.call(home, function, request, scratch=folder / "scratch")
+
+    def link(self, artifact: Artifact, files: Mapping[str, str], folder: Path) -> None:
+        """Give files of an artifact that a step left as they are a second name in its folder: `{new name: name}`."""
+        places = Places(store=self.store.root, project=self.project, out=folder)
+        for name, source in files.items():
+            keep_file(folder, name, self.store.folder(artifact) / source, places)
+            self.store.link(artifact, source, folder / name)
+
+    def take(self, source: Path, target: Path) -> None:
+        """Copy a file of the user into a step's folder."""
+        places = Places(store=self.store.root, project=self.project, out=target.parent)
+        keep_file(target.parent, target.name, source, places)
+        self.store.take(source, target)
+
+    @contextlib.contextmanager
+    def room_for(self, artifact: Artifact) -> Iterator[None]:
+        """Work on a large model alone among those of this run that need many times its size in memory."""
+        size = sum(record.bytes for record in self.store.report(artifact).files)
+        with self.large if size > _LARGE_BYTES else contextlib.nullcontext():
+            yield
 
     def recipe(self, options: StepOptions, subject: str = "", tools: tuple[str, ...] = ()) -> Recipe:
         """Begin the recipe of a step of this pipeline."""

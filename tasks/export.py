@@ -5,12 +5,14 @@ from typing import assert_never
 
 from tasks.context import Context, Files, Work, params
 from tasks.core.config import OnnxModel, TorchModel
+from tasks.core.onnx_path import onnx_file
 from tasks.core.report import Artifact, Recipe
 from tasks.core.sets import EVALUATION, GOLDEN
 from tasks.core.signature import Signature
 from tasks.core.store import Made
 from tasks.homes import ONNX, TORCH, cast_homes
 from tasks.sources.declared import declared_files, torch_source
+from tasks.sources.external_files import flat_names
 from tasks.sources.onnx_import import OnnxImportRequest, import_onnx
 from tasks.sources.torch_export import TorchExportRequest, export_torch
 from tasks.step import StepOptions, step
@@ -29,7 +31,7 @@ def export(context: Context, signature: Signature, data: Artifact, external: tup
         case TorchModel():
             return _from_torch(context, signature, data)
         case OnnxModel() as model:
-            return _from_onnx(context, model, data, _recipe(context, data, ("onnx", "onnxruntime"), external))
+            return _from_onnx(context, model, data, external)
         case other:
             assert_never(other)
 
@@ -70,10 +72,16 @@ def _from_torch(context: Context, signature: Signature, data: Artifact) -> Artif
     return context.produce(Work(recipe, make, observing=True))
 
 
-def _from_onnx(context: Context, model: OnnxModel, data: Artifact, recipe: Recipe) -> Artifact:
+def _from_onnx(context: Context, model: OnnxModel, data: Artifact, external: tuple[str, ...]) -> Artifact:
+    recipe = _recipe(context, data, ("onnx", "onnxruntime"), external)
+    source, homes = onnx_file(context.project / model.onnx), flat_names(external)
+
     def make(folder: Path) -> Made:
+        for name, home in homes.items():
+            context.take(source.parent / name, folder / home)
         request = OnnxImportRequest(
-            model=context.project / model.onnx,
+            model=source,
+            homes=homes,
             golden=context.file(data, GOLDEN),
             evaluation=context.optional_file(data, EVALUATION),
             folder=folder,

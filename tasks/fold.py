@@ -9,7 +9,7 @@ from tasks.homes import ONNX
 from tasks.sources.onnx_fold import FoldRequest, fold_graph
 from tasks.step import StepOptions, step
 
-OPTIONS = StepOptions("fold", version=2)
+OPTIONS = StepOptions("fold", version=3)
 
 
 @step(OPTIONS)
@@ -23,6 +23,8 @@ def fold(context: Context, exported: Artifact) -> Artifact:
 
     def make(folder: Path) -> Made:
         request = FoldRequest(model=context.model_file(exported), tool=tool, folder=folder)
-        return Made(params(context.call(ONNX, fold_graph, request, folder)))
+        made = context.call(ONNX, fold_graph, request, folder)
+        context.link(exported, {name: name for name in made.facts.external_files}, folder)
+        return Made(params(made))
 
     return context.produce(Work(recipe, make))

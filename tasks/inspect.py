@@ -6,6 +6,7 @@ from tasks.context import Context, Work, params
 from tasks.core.config import OnnxModel, PipelineConfig
 from tasks.core.config_checks import point_problems
 from tasks.core.errors import ConfigError, Where
+from tasks.core.onnx_path import onnx_file
 from tasks.core.report import Artifact
 from tasks.core.signature import InputSpec, Signature
 from tasks.core.store import Made
@@ -28,7 +29,7 @@ def inspect_source(context: Context) -> Artifact:
     recipe = context.recipe(OPTIONS, tools=("onnx",)).model_copy(update={"sources": sources})
 
     def make(folder: Path) -> Made:
-        request = InspectRequest(model=context.project / model.onnx)
+        request = InspectRequest(model=onnx_file(context.project / model.onnx))
         return Made(params(context.call(ONNX, inspect_onnx, request, folder)))
 
     return context.produce(Work(recipe, make))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, assert_never
 
-from tasks.context import Context, Files, Work, params
+from tasks.context import Context, Files, Work, model_files, params
 from tasks.core.config import PrecisionConfig
 from tasks.core.report import Artifact
 from tasks.core.sets import CALIBRATION, GOLDEN
@@ -39,7 +39,9 @@ def _as_it_is(
 
     def make(folder: Path) -> Made:
         request = TypedRequest(model=context.model_file(folded), kind=kind, folder=folder)
-        return Made(params(context.call(ONNX, take_typed, request, folder)))
+        made = context.call(ONNX, take_typed, request, folder)
+        context.link(folded, {name: name for name in model_files(context.store, folded)}, folder)
+        return Made(params(made))
 
     return context.produce(Work(recipe, make))
 
@@ -59,7 +61,8 @@ def _cast(context: Context, data: Artifact, folded: Artifact, precision: Precisi
             exclude_op_types=precision.exclude.op_types,
             folder=folder,
         )
-        return Made(params(context.call(MODELOPT, cast_graph, request, folder)))
+        with context.room_for(folded):
+            return Made(params(context.call(MODELOPT, cast_graph, request, folder)))
 
     return context.produce(Work(recipe, make))
 
@@ -84,6 +87,7 @@ def _quantized(
             exclude_op_types=precision.exclude.op_types,
             folder=folder,
         )
-        return Made(params(context.call(MODELOPT, quantize_graph, request, folder)))
+        with context.room_for(folded):
+            return Made(params(context.call(MODELOPT, quantize_graph, request, folder)))
 
     return context.produce(Work(recipe, make))

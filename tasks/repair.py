@@ -58,6 +58,7 @@ def repair(
         floated = tuple(node.name for node in found.report.floated)
         request = ApplyRequest(model=opening.model, floated=floated, folder=folder)
         typed_graph = context.call(ONNX, apply_repair, request, folder)
+        context.link(typed, {name: name for name in typed_graph.facts.external_files}, folder)
         metrics = RepairedMetrics(**dict(typed_graph), repair=found.report)
         return Made(params(metrics), found.observed)
 

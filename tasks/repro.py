@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from tasks.core.errors import ConfigError, StoreError
 from tasks.core.frozen import Frozen
 from tasks.runtimes.isolate import Home
 
 REQUEST = "request.json"
+STORE = "${STORE}"
 
 
 class KeptCall(Frozen):
@@ -23,10 +24,14 @@ class KeptCall(Frozen):
 
 
 class KeptRequest(Frozen):
-    """The request.json of an artifact: all that workers were asked for it, in that order."""
+    """The request.json of an artifact: all that workers were asked for it, in that order.
+
+    `files` says of each file that was there before, or was laid beside what they made, which file it is.
+    """
 
     schema_version: Literal[1] = 1
     calls: tuple[KeptCall, ...]
+    files: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Places:
 
     def _pairs(self) -> tuple[tuple[str, str], ...]:
         # The step's folder lies in the store and the store in the project: the longest goes first.
-        return ((str(self.out), "${OUT}"), (str(self.store), "${STORE}"), (str(self.project), "${PROJECT}"))
+        return ((str(self.out), "${OUT}"), (str(self.store), STORE), (str(self.project), "${PROJECT}"))
 
     def hide(self, request: dict[str, JsonValue]) -> dict[str, JsonValue]:
         """Replace folders by placeholders."""
@@ -68,9 +73,23 @@ def _replace(value: JsonValue, pairs: tuple[tuple[str, str], ...]) -> JsonValue:
 
 def keep_request(folder: Path, home: Home, function: Callable[..., object], request: dict[str, JsonValue]) -> None:
     """Add what a worker is asked to the request.json of a step's folder."""
-    before = read_request(folder).calls if (folder / REQUEST).exists() else ()
+    before = _kept_so_far(folder)
     name = f"{function.__module__}:{function.__qualname__}"
-    kept = KeptRequest(calls=(*before, KeptCall(function=name, preload=home.preload, request=request)))
+    call = KeptCall(function=name, preload=home.preload, request=request)
+    _keep(folder, before.model_copy(update={"calls": (*before.calls, call)}))
+
+
+def keep_file(folder: Path, name: str, source: Path, places: "Places") -> None:
+    """Add to the request.json of a step's folder which file another one of the folder is."""
+    before = _kept_so_far(folder)
+    _keep(folder, before.model_copy(update={"files": {**before.files, **places.hide({name: str(source)})}}))
+
+
+def _kept_so_far(folder: Path) -> KeptRequest:
+    return read_request(folder) if (folder / REQUEST).exists() else KeptRequest(calls=())
+
+
+def _keep(folder: Path, kept: KeptRequest) -> None:
     (folder / REQUEST).write_text(kept.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 

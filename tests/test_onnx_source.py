@@ -30,7 +30,11 @@ BAD = {
     "sequence": ("inspect", "'x' is sequence_type, expected a tensor", "takes and gives tensors"),
     "constant": ("inspect", "takes no input", "export it with inputs"),
     "nothing": ("inspect", "it has no elements", "real sizes"),
-    "short": ("export", "short.onnx does not run: opening model.onnx failed", "export it again"),
+    "short": (
+        "inspect",
+        "tensor 'w' lies at bytes 0 to 48 of 'short.data', which has 3",
+        "is truncated",
+    ),
     "shapes": ("export", "Incompatible dimensions for matrix multiplication", "export it again"),
 }
 # Wrong in the YAML, which only the graph could tell: path, message and cure.

@@ -5,6 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from flows.evidence import evidence
+from flows.given import load_given
 from flows.options import Options, chosen, open_store
 from flows.pages.run_page import REPORT_PAGE
 from flows.records import last_record
@@ -15,16 +16,15 @@ from tasks.core.errors import TrtflowError
 from tasks.core.outcome import RunRecord
 from tasks.core.promotions import Promotion, promotions_in
 from tasks.core.store import Store
-from tasks.core.yaml_source import load_config
 
 
 def command(parsed: Namespace, options: Options) -> int:
     """Look at what runs left; nothing is computed, but for `show --where`."""
-    config = load_config(options.file)
+    config, names = load_given(getattr(parsed, "names", []), options)
     store = open_store(options, config)
     if parsed.command == "list":
         return _list(config, store, options)
-    (name,) = parsed.names
+    (name,) = names
     record = _last(name, config, store, options)
     if parsed.where is None:
         return _show(record, _current(store, name), store.root, options)

@@ -6,6 +6,7 @@ from argparse import Namespace
 from typing import TypeAlias
 
 from flows.convert import convert_known, source_facts
+from flows.given import load_given
 from flows.journal import Journal, StepEntry
 from flows.options import Options, chosen, open_store, placed
 from flows.submit import ThreadSubmit, Unreached
@@ -14,7 +15,6 @@ from tasks.core.config import PipelineConfig
 from tasks.core.errors import ConfigError, NotMade
 from tasks.core.names import check_names
 from tasks.core.store import Store
-from tasks.core.yaml_source import load_config
 from tasks.runtimes.isolate import Workers
 
 Row: TypeAlias = dict[str, str | None]
@@ -23,12 +23,13 @@ _WAITS = "what it starts from is made first"
 
 def command(parsed: Namespace, options: Options) -> int:
     """Walk the DAG of each pipeline without computing or writing anything."""
-    config = load_config(options.file)
-    check_names(config, options.file)
+    config, names = load_given(parsed.names, options)
+    if options.file.exists():  # else there is nothing but ONNX files, which were looked for already
+        check_names(config, options.file)
     store = open_store(options, config)
     plans: dict[str, list[Row]] = {}
     refused: list[ConfigError] = []
-    for name, pipeline in chosen(config, parsed.names, options).items():
+    for name, pipeline in chosen(config, names, options).items():
         try:
             plans[name] = _plan(name, pipeline, store)
         except ConfigError as error:

@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 
+from flows.given import load_given
 from flows.journal import Journal
 from flows.options import Options, chosen, open_store
 from flows.pages.publish import write_index_page
@@ -11,21 +12,20 @@ from tasks.context import Context
 from tasks.core.errors import PromotionError, StoreError
 from tasks.core.promotions import Choice, Promotion, promotions_in
 from tasks.core.store import Store, artifact_of, read_report
-from tasks.core.yaml_source import load_config
 from tasks.runtimes.isolate import Workers
 from tasks.runtimes.load import DEPLOYABLE
 
 
 def command(parsed: Namespace, options: Options) -> int:
     """Write a promotion or a rollback."""
-    config = load_config(options.file)
-    pipeline = chosen(config, [parsed.name], options)[parsed.name]
+    config, (name,) = load_given([parsed.name], options)
+    pipeline = chosen(config, [name], options)[name]
     store = open_store(options, config)
     if parsed.command == "promote":
-        record = _promote(store, parsed.name, parsed.id)
+        record = _promote(store, name, parsed.id)
     else:
-        record = promotions_in(store, parsed.name).rollback(parsed.reason)
-    _refresh(Context(parsed.name, pipeline, store, Workers(), Journal(), dry=True))
+        record = promotions_in(store, name).rollback(parsed.reason)
+    _refresh(Context(name, pipeline, store, Workers(), Journal(), dry=True))
     if options.json:
         print(record.model_dump_json())
     else:

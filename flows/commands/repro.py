@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable
@@ -13,10 +14,11 @@ from pydantic import BaseModel
 from flows.options import Options, open_store
 from tasks.core.digests import sha256_file
 from tasks.core.errors import ConfigError
+from tasks.core.files import link_or_copy
 from tasks.core.report import Report
 from tasks.core.store import Store, read_report
 from tasks.core.yaml_source import load_config
-from tasks.repro import REQUEST, KeptRequest, Places, read_request
+from tasks.repro import REQUEST, STORE, KeptRequest, Places, read_request
 from tasks.runtimes.isolate import Home, Workers
 from tasks.runtimes.protocol import resolve, types_of
 
@@ -61,6 +63,9 @@ def _artifact_folder(store: Store, name: str) -> Path:
 
 
 def _run(kept: KeptRequest, places: Places) -> None:
+    for name, source in kept.files.items():
+        lay = link_or_copy if source.startswith(STORE) else shutil.copyfile  # a link would change the user's file
+        lay(Path(str(places.show({name: source})[name])), places.out / name)
     with Workers() as workers:
         for call in kept.calls:
             function = cast("Callable[[BaseModel], BaseModel]", resolve(call.function))

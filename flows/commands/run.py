@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
+from flows.given import load_given
 from flows.journal import Journal
 from flows.options import Options, chosen, open_store, placed
 from flows.run import Run, RunOptions, run_pipeline
@@ -14,15 +15,15 @@ from tasks.core.config import OnnxModel, PipelineConfig
 from tasks.core.errors import ConfigError
 from tasks.core.names import check_names
 from tasks.core.outcome import RunOutcome, RunsOutcome, exit_code
-from tasks.core.yaml_source import load_config
 from tasks.runtimes.isolate import Workers
 
 
 def command(parsed: Namespace, options: Options) -> int:
     """Run the named pipelines one after the other; one that fails does not keep the others from running."""
-    config = load_config(options.file)
-    check_names(config, options.file)
-    pipelines = chosen(config, parsed.names, options)
+    config, names = load_given(parsed.names, options)
+    if options.file.exists():  # else there is nothing but ONNX files, which were looked for already
+        check_names(config, options.file)
+    pipelines = chosen(config, names, options)
     if parsed.checkpoint:
         pipelines = _with_checkpoint(pipelines, parsed.checkpoint)
     again = frozenset({"benchmark"} if parsed.rebenchmark else ())

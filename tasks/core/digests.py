@@ -57,19 +57,29 @@ class SourceDigests:
 
     def sha256(self, path: Path) -> str:
         """Digest of `path`, from the memory where the file is provably the one that was hashed."""
+        remembered = self.remembered(path)
+        if remembered is not None:
+            return remembered
         status = path.stat()
-        identity = [str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev]
-        entry = self._folder / f"{sha256_text(str(path))[:20]}.json"
-        remembered = _read_entry(entry)
-        if remembered is not None and remembered[0] == identity:
-            return str(remembered[1])
         # Before the file is read: a large one takes longer than it takes to settle.
         settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS
         digest = sha256_file(path)
         if settled and os.access(self._folder.parent, os.W_OK):
             with contextlib.suppress(OSError):  # a full disk: the file is then hashed again the next time
-                write_atomically(entry, json.dumps([identity, digest]))
+                write_atomically(self._entry(path), json.dumps([_identity(path, status), digest]))
         return digest
+
+    def remembered(self, path: Path) -> str | None:
+        """Digest of `path` where the file is provably the one that was hashed, which is not read again."""
+        entry = _read_entry(self._entry(path))
+        return str(entry[1]) if entry is not None and entry[0] == _identity(path, path.stat()) else None
+
+    def _entry(self, path: Path) -> Path:
+        return self._folder / f"{sha256_text(str(path))[:20]}.json"
+
+
+def _identity(path: Path, status: os.stat_result) -> list[object]:
+    return [str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev]
 
 
 def _read_entry(entry: Path) -> tuple[list[object], str] | None:

@@ -98,13 +98,20 @@ def chunks(batches: Iterable[Tensors], signature: Signature, size: int) -> Itera
                 yield cut(feeds, start, stop) if dim else feeds
 
 
-def generate(signature: Signature, sizes: dict[str, int], seed: int) -> Tensors:
-    """Seeded values: standard normal floats, integers uniform in their `range`; raise ConfigError without one."""
+def generate(signature: Signature, sizes: dict[str, int], seed: int, like: "Tensors | None" = None) -> Tensors:
+    """Seeded values: standard normal floats, integers uniform in their `range`.
+
+    Integers without one are those of `like`, feeds that are known to be valid; raise ConfigError where there are none.
+    """
     import numpy as np
 
     generator = np.random.default_rng(seed)
+    given = resize(like, signature, sizes) if like else {}
     return {
-        name: _generate(generator, name, spec, signature.shape(name, sizes)) for name, spec in signature.inputs.items()
+        name: given[name]
+        if name in given and spec.range is None and np.dtype(spec.dtype).kind in "iu"
+        else _generate(generator, name, spec, signature.shape(name, sizes))
+        for name, spec in signature.inputs.items()
     }
 
 

@@ -6,15 +6,19 @@ import fcntl
 import os
 import shutil
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TextIO
 
-from tasks.core.errors import StoreError
+from tasks.core.errors import StepError, StoreError
 
 _REMOVERS = 8
+_COPY_BYTES = 64 << 20
+# What says that these two file systems, or this kernel, cannot copy by themselves.
+_NO_COPY_RANGE = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 _CURES = {
     errno.ENOSPC: "free some space (`trtflow gc` drops what no run or promotion needs), then run again",
     errno.EDQUOT: "raise the quota or free some space (`trtflow gc`), then run again",
@@ -112,6 +116,21 @@ def remove_trees(folders: Iterable[Path]) -> None:
     with ThreadPoolExecutor(_REMOVERS, thread_name_prefix="remove") as pool:
         for _ in pool.map(remove_tree, folders):
             pass
+
+
+def copy_file(source: Path, target: Path, stop: threading.Event) -> None:
+    """Copy a file's bytes, which a file system that can share blocks does not read; a large copy can be stopped."""
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while not stop.is_set():
+            try:
+                copied = os.copy_file_range(reader.fileno(), writer.fileno(), _COPY_BYTES)
+            except OSError as error:
+                if error.errno not in _NO_COPY_RANGE:
+                    raise
+                copied = os.sendfile(writer.fileno(), reader.fileno(), None, _COPY_BYTES)
+            if not copied:
+                return
+    raise StepError(f"stopped while it copied {source.name}")
 
 
 def remove_tree(folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 from tasks.core.config import Config, PipelineConfig, TorchModel
 from tasks.core.config_fields import Problem, is_npz, nearest, suggest
 from tasks.core.defined_names import defined_names
+from tasks.core.onnx_path import candidates, what_is_wrong
 from tasks.core.yaml_source import config_error, locate
 
 # Looked for below the folder of the YAML.
@@ -49,7 +50,7 @@ def _references(pipeline: PipelineConfig) -> Iterator[_Reference]:
         if model.checkpoint is not None:
             yield _Reference(("model", "checkpoint"), model.checkpoint, _file_problems)
     else:
-        yield _Reference(("model", "onnx"), model.onnx, _file_problems)
+        yield _Reference(("model", "onnx"), model.onnx, _onnx_problems)
     for name, data in (("calibration", calibration), ("evaluation", evaluation)):
         if data is not None:
             check = _file_problems if is_npz(data.source) else _function_problems
@@ -85,6 +86,20 @@ def _file_problems(folder: Path, text: str) -> Iterator[Problem]:
         if not S_ISREG(mode):
             kind = "a folder" if S_ISDIR(mode) else "a device, pipe or socket"
             yield Problem(f"{text!r} is {kind}, expected a file", f"paths are relative to {folder}")
+
+
+def _onnx_problems(folder: Path, text: str) -> Iterator[Problem]:
+    """A folder may stand for the one ONNX file in it."""
+    if not S_ISDIR(_mode(folder / text)):
+        yield from _file_problems(folder, text)
+        return
+    try:
+        found = candidates(folder / text)
+    except OSError as error:
+        yield Problem(f"{text!r} cannot be read: {error.strerror}", f"paths are relative to {folder}")
+    else:
+        if len(found) != 1:
+            yield Problem(*what_is_wrong(text, found))
 
 
 def _function_problems(folder: Path, text: str) -> Iterator[Problem]:

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue, ValidationError
 
-from tasks.core.digests import SourceDigests, sha256_file
+from tasks.core.digests import SourceDigests
 from tasks.core.environment import environment
 from tasks.core.errors import ArtifactDamaged, RemoteDamaged, StepError, StoreError
-from tasks.core.files import remove_tree, store_errors, sync_file, sync_folder
+from tasks.core.files import copy_file, remove_tree, store_errors, sync_file, sync_folder
 from tasks.core.locks import file_lock, try_file_lock
 from tasks.core.observations import IndexEntry, Observer, append_index, read_index
 from tasks.core.report import KEY_IN_FOLDER_NAME, Artifact, FileRecord, Observation, Recipe, Report
 from tasks.core.sweep import remove_whatever, sweep
-from tasks.core.verified import Verified
+from tasks.core.verified import Verified, known, link, sha256_once
 
 if TYPE_CHECKING:
     from tasks.core.shared import Shared
@@ -176,6 +176,20 @@ class Store:
                 if (self.root / folder / REPORT).is_file():
                     with self._alone(read_report(self.root / folder).recipe):
                         self.shared.share(folder)
+
+    def link(self, artifact: Artifact, name: str, target: Path) -> None:
+        """Give a file of an artifact a second name in a folder that is being made; it is not read again."""
+        link(self.file(artifact, name), target)
+
+    def take(self, source: Path, target: Path) -> None:
+        """Copy a user's file into a folder that is being made: a link would let the user edit the store.
+
+        If it is provably the file that was hashed for the key, also once it is copied, so is the copy.
+        """
+        copy_file(source, target, self.stop)
+        digest = self.sources.remembered(source)
+        if digest is not None:
+            known(target, digest)
 
     def discard(self, folder: str) -> None:
         """Remove an artifact that was found damaged."""
@@ -371,4 +385,4 @@ def _record(path: Path) -> FileRecord:
     if not path.is_file():
         raise StepError(f"a step left {path.name!r}, which is not a file", "report this: only plain files are kept")
     sync_file(path)
-    return FileRecord(name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))
+    return FileRecord(name=path.name, bytes=path.stat().st_size, sha256=sha256_once(path))

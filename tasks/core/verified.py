@@ -3,11 +3,12 @@
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
 from tasks.core.digests import fingerprint, sha256_file
-from tasks.core.files import write_atomically
+from tasks.core.files import link_or_copy, write_atomically
 from tasks.core.report import FileRecord
 
 _SIDECAR = ".verified"
@@ -15,6 +16,8 @@ _REPORT = "report.json"
 # Files whose bytes this process hashed itself: nothing is hashed twice in one run. The change time belongs to it, so
 # that a process that lives for many runs sees an edit whose author put the modification time back.
 _hashed: dict[tuple[int, ...], str] = {}
+_lock = threading.Lock()  # of the memory, and of links that change what it knows files by
+_hashing: dict[tuple[int, ...], threading.Lock] = {}  # of files that a thread is reading: another one waits for it
 
 
 class Verified:
@@ -27,7 +30,7 @@ class Verified:
     def remember(self, folder: Path, files: Iterable[FileRecord]) -> None:
         """Note that the files of a folder are intact now, and what its report's own digest is."""
         for record in files:
-            _hashed[_identity(folder / record.name)] = record.sha256
+            known(folder / record.name, record.sha256)
         self._write(folder, [*(record.name for record in files), _REPORT])
 
     def first_problem(self, folder: Path, files: Iterable[FileRecord]) -> str | None:
@@ -57,7 +60,7 @@ class Verified:
         if size != record.bytes:
             return f"{record.name} has {size} of {record.bytes} bytes"
         try:
-            edited = thorough and _sha256(path) != record.sha256
+            edited = thorough and sha256_once(path) != record.sha256
         except OSError as error:
             return f"{record.name} cannot be read: {error.strerror}"
         return f"{record.name} was edited: its sha256 is not the reported one" if edited else None
@@ -74,11 +77,35 @@ class Verified:
         write_atomically(folder / _SIDECAR, json.dumps(marks))
 
 
-def _sha256(path: Path) -> str:
-    identity = _identity(path)
-    if identity not in _hashed:
-        _hashed[identity] = sha256_file(path)
-    return _hashed[identity]
+def sha256_once(path: Path) -> str:
+    """Digest of a file of the store that nobody writes any more; no thread of this process hashes it again."""
+    with _lock:
+        identity = _identity(path)
+        turn = _hashing.setdefault(identity, threading.Lock())
+    with turn:
+        if identity not in _hashed:
+            digest = sha256_file(path)
+            with _lock:
+                _hashed[identity] = digest
+        return _hashed[identity]
+
+
+def known(path: Path, digest: str) -> None:
+    """Note a file's digest that is known without reading it."""
+    with _lock:
+        _hashed[_identity(path)] = digest
+
+
+def link(source: Path, target: Path) -> None:
+    """Give `source`, a file of the store that was verified just now, a second name; both keep its digest.
+
+    A link changes the change time, by which an edited file is told: so no other thread may look meanwhile.
+    """
+    with _lock:
+        digest = _hashed.get(_identity(source))
+        link_or_copy(source, target)
+        if digest is not None:
+            _hashed[_identity(source)] = _hashed[_identity(target)] = digest
 
 
 def _identity(path: Path) -> tuple[int, ...]:
@@ -94,7 +121,7 @@ def _mark(path: Path) -> list[object] | None:
 
 
 def _report_mark(folder: Path) -> list[object]:
-    return [*fingerprint(folder / _REPORT), sha256_file(folder / _REPORT)]
+    return [*fingerprint(folder / _REPORT), sha256_once(folder / _REPORT)]
 
 
 def _read_marks(folder: Path) -> dict[str, list[object]]:

@@ -3,17 +3,19 @@
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
-from pydantic import JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from tasks.core.errors import StepError
+from tasks.core.files import link_or_copy
 from tasks.core.frozen import Frozen
 from tasks.core.signature import DimRange, Signature
 from tasks.core.tensors import Tensors
+from tasks.runtimes.external_data import external_names, external_tensors, read_in
 
 if TYPE_CHECKING:
     import onnx
@@ -69,7 +71,10 @@ class EngineCard(Frozen):
 
 
 class BuildRequest(Frozen):
-    """Compile `model`, typed ONNX of kind `precision`, into `folder`, and check it on `golden`, a file of batches."""
+    """Compile `model`, typed ONNX of kind `precision`, into `folder`, and check it on `golden`, a file of batches.
+
+    `links` tells that the caller gives the files that the reply names a second name in `folder`; else the runtime does.
+    """
 
     runtime: str
     model: Path
@@ -79,6 +84,7 @@ class BuildRequest(Frozen):
     host: dict[str, str]
     options: dict[str, JsonValue]
     folder: Path
+    links: bool = False
 
 
 class BuildMetrics(Frozen):
@@ -86,6 +92,7 @@ class BuildMetrics(Frozen):
 
     `not_run` is why the engine does not run here, or why there is none. `agreement_rel_l2` is the distance from the
     unoptimised graph where the build itself looked at it.
+    `unchanged` are files of the model that the engine uses as they are, by their names beside the engine.
     """
 
     size_bytes: int
@@ -93,6 +100,7 @@ class BuildMetrics(Frozen):
     rejected: tuple[str, ...]
     agreement_rel_l2: float | None
     not_run: str = ""
+    unchanged: dict[str, str] = Field(default_factory=dict)
 
 
 class OpenOptions(Frozen):
@@ -264,28 +272,27 @@ def load_model(model: Path, *, external_data: bool) -> "onnx.ModelProto":
     from google.protobuf.message import DecodeError
 
     try:
-        return onnx.load(model, format="protobuf", load_external_data=external_data)
+        loaded = onnx.load(model, format="protobuf", load_external_data=False)
     except DecodeError as error:
         raise StepError(f"{model} is not an ONNX model, or is truncated", "make it again", str(error)) from error
+    if external_data:
+        read_in(external_tensors(loaded), model.parent)
+    return loaded
 
 
 def external_files(model: Path) -> tuple[str, ...]:
     """Files beside an ONNX model that hold weights of it; refuse names that leave its folder."""
-    import onnx
-
-    graph = load_model(model, external_data=False).graph
-    names = {
-        entry.value
-        for part in _graphs(graph)
-        for tensor in part.initializer
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
+    names = external_names(load_model(model, external_data=False))
     for name in names:
         if Path(name).name != name:
             raise StepError(f"{model} keeps weights in '{name}'", "external weights must lie beside the model")
-    return tuple(sorted(names))
+    return names
+
+
+def link_unchanged(request: BuildRequest, unchanged: dict[str, str]) -> None:
+    """Give files of the model that an engine uses as they are a name beside it, unless the caller does."""
+    for name, source in unchanged.items() if not request.links else ():
+        link_or_copy(request.model.with_name(source), request.folder / name)
 
 
 def physical_cores() -> int:
@@ -306,16 +313,6 @@ def resident_bytes() -> int:
 def growth_since(resident: int) -> MemoryUse:
     """Host memory that this process took since it held `resident` bytes."""
     return MemoryUse(host_bytes=max(0, resident_bytes() - resident), device_bytes=0)
-
-
-def _graphs(graph: "onnx.GraphProto") -> "Iterator[onnx.GraphProto]":
-    """Yield a graph and the bodies of its If, Loop and Scan nodes."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            bodies = [attribute.g] if attribute.HasField("g") else attribute.graphs
-            for body in bodies:
-                yield from _graphs(body)
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int | str, ...], sizes: dict[str, int]) -> bool:

@@ -11,11 +11,11 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tasks.core.files import link_or_copy
 from tasks.core.tensors import Tensors
 from tasks.runtimes import base
-from tasks.runtimes.onnxruntime import open_unoptimised
+from tasks.runtimes.external_data import external_names
 from tasks.runtimes.onnxruntime_errors import plain_errors
+from tasks.runtimes.onnxruntime_session import open_unoptimised
 
 SLICE_BYTES = 256 << 20
 # How large a tensor is, only running the graph tells: begin with few, and never take so many more that what follows
@@ -26,23 +26,28 @@ _FLOATS = frozenset({"tensor(float)", "tensor(float16)", "tensor(double)"})
 
 
 class InnerGraph:
-    """A graph whose inner tensors can be read; `scratch` is a folder of its own, for the graphs with other outputs."""
+    """A graph whose inner tensors can be read; `scratch` is a folder of its own, for the graphs with other outputs.
 
-    def __init__(self, model: Path, scratch: Path) -> None:
+    `weights` is the folder of its external data, by default its own. Large weights of a graph that keeps none in other
+    files move into one in `scratch`; of one that does, those left inside are few.
+    """
+
+    def __init__(self, model: Path, scratch: Path, weights: Path | None = None) -> None:
         scratch.mkdir(parents=True, exist_ok=True)
-        for name in base.external_files(model):
-            if not (scratch / name).exists():
-                link_or_copy(model.parent / name, scratch / name)
         self._model = base.load_model(model, external_data=False)
         self._path = scratch / "inner.onnx"
-        self._move_weights(scratch)
+        self._weights = weights or model.parent
+        if not external_names(self._model):
+            self._weights = scratch
+            self._move_weights(scratch)
 
     def names(self) -> list[str]:
         """Tensors of floating point that nodes make, in the order in which they are made."""
         made = dict.fromkeys(name for node in self._model.graph.node for name in node.output if name)
         self._write(list(made))
         # Only onnxruntime knows the types behind every operator that it can run.
-        types = {output.name: output.type for output in open_unoptimised(self._path).get_outputs()}
+        opened = open_unoptimised(self._path, weights=self._weights)
+        types = {output.name: output.type for output in opened.get_outputs()}
         return [name for name in made if types[name] in _FLOATS]
 
     def run(self, names: Sequence[str], batches: Sequence[Tensors]) -> Iterator[Tensors]:
@@ -50,7 +55,7 @@ class InnerGraph:
         import onnxruntime
 
         self._write(names)
-        session, options = open_unoptimised(self._path), onnxruntime.RunOptions()
+        session, options = open_unoptimised(self._path, weights=self._weights), onnxruntime.RunOptions()
         # Else nodes run that no tensor of the slice needs.
         options.only_execute_path_to_fetches = True
         for feeds in batches:

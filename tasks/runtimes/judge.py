@@ -58,7 +58,7 @@ class HopsReply(Frozen):
 
 def judge_graph(request: JudgeRequest) -> JudgeMetrics:
     """Write outputs.safetensors."""
-    from tasks.runtimes.onnxruntime import run_unoptimised
+    from tasks.runtimes.onnxruntime_session import run_unoptimised
 
     try:
         outputs = run_unoptimised(request.model, load_batches(request.feeds))

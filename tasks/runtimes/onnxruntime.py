@@ -24,17 +24,25 @@ from tasks.core.tolerances import AGREEMENT
 from tasks.runtimes import base
 from tasks.runtimes.base import BuildMetrics, BuildRequest, Capabilities, EngineCard, OpenOptions, TensorSpec
 from tasks.runtimes.onnxruntime_errors import plain_errors
+from tasks.runtimes.onnxruntime_session import (
+    DATA,
+    Level,
+    Saving,
+    SessionSettings,
+    Weights,
+    open_session,
+    open_unoptimised,
+    quiet,
+    run_batches,
+)
 
 if TYPE_CHECKING:
     import onnxruntime
 
 F = TypeVar("F", bound=Frozen)
-Level = Literal["all", "extended", "basic", "disabled"]
 
-_DATA = f"{base.ENGINE}.data"
 # A file of protocol buffers ends at 2 GiB. Folding constants can enlarge a graph: leave it room.
 _LARGEST_INLINE_BYTES = 1 << 30
-_ONLY_FATAL = 4  # what goes wrong is raised: onnxruntime need not print it too
 
 
 class OnnxRuntimeOptions(Frozen):
@@ -49,24 +57,6 @@ class OnnxRuntimeOptions(Frozen):
     agreement_rel_l2: float | None = Field(default=None, ge=0)
     threads: int | None = Field(default=None, ge=1)
     spinning: bool = True
-
-
-class SessionSettings(Frozen):
-    """How a session is made: everything that its speed and its outputs depend on, kept in the card."""
-
-    optimization: Level
-    intra_op_num_threads: int
-    inter_op_num_threads: int = 1
-    allow_spinning: bool = True
-    # Without it an idle session burns its cores: beside it, another engine of the same benchmark could not be timed.
-    force_spinning_stop: bool = True
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    data_bytes: int = 0
-
-
-def run_unoptimised(model: Path, batches: Sequence[Tensors]) -> list[Tensors]:
-    """Run a typed graph exactly as it is written, on the CPU: what its optimised forms are judged by."""
-    return _run(open_unoptimised(model), batches)
 
 
 class OnnxRuntime:
@@ -110,12 +100,15 @@ class OnnxRuntime:
                 # Of a full disk onnxruntime says no more than that it could not write.
                 need_space(folder, sum(file.stat().st_size for file in request.model.parent.iterdir()))
             else:
+                unchanged = trial.unchanged()
                 _write_card(trial, level, here.version)
+                base.link_unchanged(request.model_copy(update={"folder": folder}), {name: name for name in unchanged})
                 return BuildMetrics(
-                    size_bytes=sum(file.stat().st_size for file in trial.files()),
+                    size_bytes=sum(file.stat().st_size for file in trial.files()) + sum(unchanged.values()),
                     optimization=level,
                     rejected=tuple(rejected),
                     agreement_rel_l2=agreement,
+                    unchanged={name: name for name in unchanged},
                 )
         raise StepError(
             f"onnxruntime has no optimisation level that agrees with {request.model.name}: {'; '.join(rejected)}",
@@ -133,11 +126,12 @@ class OnnxRuntime:
                 f"{engine} was optimised for the CPU {bound}; this host has {here}",
                 "build the engine again where it will run, or with `optimization: extended`, which binds it to no CPU",
             )
-        if settings.data_bytes:
-            base.check_size(engine.with_name(_DATA), settings.data_bytes)
+        beside = {**settings.unchanged, **({DATA: settings.data_bytes} if settings.data_bytes else {})}
+        for name, size in beside.items():
+            base.check_size(engine.with_name(name), size)
         if options.threads is not None:
             settings = settings.model_copy(update={"intra_op_num_threads": options.threads})
-        return OnnxRuntimeSession(engine, card, settings if options.timed else _quiet(settings))
+        return OnnxRuntimeSession(engine, card, settings if options.timed else quiet(settings))
 
 
 class OnnxRuntimeSession:
@@ -146,7 +140,7 @@ class OnnxRuntimeSession:
     def __init__(self, engine: Path, card: EngineCard, settings: SessionSettings) -> None:
         self._card = card
         self._resident = base.resident_bytes()
-        self._session: onnxruntime.InferenceSession | None = _session(engine, "disabled", settings)
+        self._session: onnxruntime.InferenceSession | None = open_session(engine, "disabled", settings)
 
     def __enter__(self) -> Self:
         return self
@@ -160,7 +154,7 @@ class OnnxRuntimeSession:
         """Run once, host memory to host memory."""
         session = self._opened()
         base.check_inputs(self._card, feeds)
-        return _run(session, [feeds])[0]
+        return run_batches(session, [feeds])[0]
 
     def time(self, feeds: Tensors, seconds: float) -> base.Samples:
         """Time inferences whose inputs are bound beforehand.
@@ -205,57 +199,6 @@ def cpu_identity() -> dict[str, str]:
     return {"cpu": cpu_model(), "vector_instructions": " ".join(sorted(vector))}
 
 
-def open_unoptimised(model: Path) -> "onnxruntime.InferenceSession":
-    """Open a graph on the CPU, to be run exactly as it is written."""
-    settings = SessionSettings(optimization="disabled", intra_op_num_threads=base.physical_cores())
-    return _session(model, "disabled", _quiet(settings))
-
-
-def _quiet(settings: SessionSettings) -> SessionSettings:
-    """Do not spin while waiting: nothing is timed, and another step's session wants the cores."""
-    return settings.model_copy(update={"allow_spinning": False})
-
-
-def _session(
-    path: Path, level: Level, settings: SessionSettings, save_as: Path | None = None, *, weights_beside: bool = False
-) -> "onnxruntime.InferenceSession":
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ONLY_FATAL
-    name = "ORT_DISABLE_ALL" if level == "disabled" else f"ORT_ENABLE_{level.upper()}"
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, name)
-    options.intra_op_num_threads = settings.intra_op_num_threads
-    options.inter_op_num_threads = settings.inter_op_num_threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.allow_spinning)))
-    options.add_session_config_entry("session.force_spinning_stop", str(int(settings.force_spinning_stop)))
-    if save_as:
-        options.optimized_model_filepath = str(save_as)
-    if weights_beside:
-        # Unless told so, onnxruntime leaves the names of the source model's weight files in the engine.
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", _DATA)
-        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-    # TF32 would round fp32 to eleven bits: precision is for the graph to say.
-    of_provider = [{"use_tf32": "0"} if name == "CUDAExecutionProvider" else {} for name in settings.providers]
-    with plain_errors(f"opening {path.name}"):
-        session = onnxruntime.InferenceSession(
-            str(path), options, list(settings.providers), of_provider, enable_fallback=0
-        )
-    # A CUDA provider whose libraries do not load is left out with no more than a warning.
-    if session.get_providers() != list(settings.providers):
-        raise StepError(
-            f"onnxruntime opened {path.name} with {session.get_providers()}, not with {list(settings.providers)}",
-            "check that its CUDA and cuDNN libraries are installed, or set `device: cpu`",
-        )
-    return session
-
-
-def _run(session: "onnxruntime.InferenceSession", batches: Sequence[Tensors]) -> list[Tensors]:
-    names = [output.name for output in session.get_outputs()]
-    with plain_errors("running the graph"):
-        return [dict(zip(names, session.run(names, feeds), strict=True)) for feeds in batches]
-
-
 def _declared(values: "Sequence[onnxruntime.NodeArg]") -> tuple[TensorSpec, ...]:
     specs = []
     for value in values:
@@ -282,7 +225,7 @@ class _Trial:
     bound: float
 
     def files(self) -> list[Path]:
-        return [file for file in (self.folder / base.ENGINE, self.folder / _DATA) if file.exists()]
+        return [file for file in (self.folder / base.ENGINE, self.folder / DATA) if file.exists()]
 
     def discard(self) -> None:
         for file in self.files():
@@ -290,14 +233,35 @@ class _Trial:
 
     def attempt(self, level: Level) -> float:
         """Write the engine at `level` and return its distance from the unoptimised graph, if it is not too far."""
-        model, engine = self.request.model, self.folder / base.ENGINE
-        beside = bool(base.external_files(model)) or model.stat().st_size > _LARGEST_INLINE_BYTES
-        settings = _quiet(self.settings)
-        optimised = self._distance(_session(model, level, settings, engine, weights_beside=beside), "optimised")
-        return max(optimised, self._distance(_session(engine, "disabled", settings), "saved"))
+        optimised = self._optimised(level, beside=self.request.model.stat().st_size > _LARGEST_INLINE_BYTES)
+        weights = Weights(self.request.model.parent if self.unchanged() else None)
+        saved = open_session(self.folder / base.ENGINE, "disabled", quiet(self.settings), weights)
+        return max(optimised, self._distance(saved, "saved"))
+
+    def _optimised(self, level: Level, *, beside: bool) -> float:
+        """Write the engine: weights that the optimiser left as they are stay in the model's own files.
+
+        What it changed lies in the engine, and in a file beside it where that is too much for a protocol buffer.
+        """
+        engine, external = self.folder / base.ENGINE, base.external_files(self.request.model)
+        try:
+            session = open_session(self.request.model, level, quiet(self.settings), saving=Saving(engine, beside))
+        except StepError:
+            if beside or not external:
+                raise
+            return self._optimised(level, beside=True)
+        if external and not beside and engine.stat().st_size > _LARGEST_INLINE_BYTES:
+            del session
+            return self._optimised(level, beside=True)
+        return self._distance(session, "optimised")
+
+    def unchanged(self) -> dict[str, int]:
+        """Sizes of the model's files that the engine uses as they are."""
+        names = set(base.external_files(self.folder / base.ENGINE)) - {DATA}
+        return {name: self.request.model.with_name(name).stat().st_size for name in sorted(names)}
 
     def _distance(self, session: "onnxruntime.InferenceSession", which: str) -> float:
-        pairs = zip(_run(session, self.golden), self.expected, strict=True)
+        pairs = zip(run_batches(session, self.golden), self.expected, strict=True)
         error = worst(error for actual, expected in pairs for error in compare(actual, expected).values())
         if not error.finite:
             raise StepError(f"the {which} graph gives NaN or Inf, the unoptimised one does not")
@@ -323,7 +287,7 @@ def _trial(request: BuildRequest, options: OnnxRuntimeOptions, here: Capabilitie
         inputs=inputs,
         outputs=_declared(judge.get_outputs()),
         golden=golden,
-        expected=_finite(_run(judge, golden), request.model),
+        expected=_finite(run_batches(judge, golden), request.model),
         settings=SessionSettings(
             optimization=options.optimization,
             intra_op_num_threads=options.threads or base.physical_cores(),
@@ -354,9 +318,10 @@ def _parsed(kind: type[F], values: dict[str, JsonValue], what: str) -> F:
 
 
 def _write_card(trial: _Trial, level: Level, version: str) -> None:
-    engine, data = trial.folder / base.ENGINE, trial.folder / _DATA
+    engine, data = trial.folder / base.ENGINE, trial.folder / DATA
     data_bytes = data.stat().st_size if data.exists() else 0
-    settings = trial.settings.model_copy(update={"optimization": level, "data_bytes": data_bytes})
+    update = {"optimization": level, "data_bytes": data_bytes, "unchanged": trial.unchanged()}
+    settings = trial.settings.model_copy(update=update)
     card = EngineCard(
         runtime="onnxruntime",
         runtime_version=version,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Self
 
 from tasks.core.digests import sha256_file
 from tasks.core.errors import StepError
-from tasks.core.files import link_or_copy
 from tasks.core.tensors import Tensors
 from tasks.runtimes import base
 from tasks.runtimes.base import BuildMetrics, BuildRequest, Capabilities, EngineCard, OpenOptions, TensorSpec
@@ -45,12 +44,9 @@ class ReferenceRuntime:
         chosen = {name: value for name, value in request.options.items() if (name, value) not in _DEFAULTS.items()}
         if chosen:
             raise StepError(f"the reference runtime has nothing to choose, and is asked for {chosen}", "leave it out")
-        beside = base.external_files(request.model)
         graph = _evaluator(request.model).proto_.graph
-        engine = folder / base.ENGINE
-        link_or_copy(request.model, engine)
-        for name in beside:
-            link_or_copy(request.model.with_name(name), folder / name)
+        unchanged = {base.ENGINE: request.model.name, **{name: name for name in base.external_files(request.model)}}
+        base.link_unchanged(request.model_copy(update={"folder": folder}), unchanged)
         card = EngineCard(
             runtime="reference",
             runtime_version=self.probe().version,
@@ -61,12 +57,14 @@ class ReferenceRuntime:
             outputs=_declared(graph.output),
             dims=request.signature.dims,
             settings={},
-            engine_bytes=engine.stat().st_size,
-            engine_sha256=sha256_file(engine),
+            engine_bytes=request.model.stat().st_size,
+            engine_sha256=sha256_file(request.model),
         )
         (folder / base.CARD).write_text(card.model_dump_json(indent=1), encoding="utf-8")
-        size = sum((folder / name).stat().st_size for name in (base.ENGINE, *beside))
-        return BuildMetrics(size_bytes=size, optimization="none", rejected=(), agreement_rel_l2=0.0)
+        size = sum(request.model.with_name(name).stat().st_size for name in unchanged.values())
+        return BuildMetrics(
+            size_bytes=size, optimization="none", rejected=(), agreement_rel_l2=0.0, unchanged=unchanged
+        )
 
     def open(self, engine: Path, card: EngineCard, options: OpenOptions) -> "ReferenceSession":
         """Open an engine whose card fits; numpy has no threads to set."""

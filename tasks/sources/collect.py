@@ -169,6 +169,9 @@ def _items(source: str, project: Path, signature: Signature, what: str) -> Itera
 
 def _rows(feeds: Tensors, targets: Tensors, signature: Signature) -> Iterator[tuple[Tensors, Tensors]]:
     """Cut the arrays of an .npz, which hold the whole set, into batches that the model takes."""
+    if _is_one_batch(feeds, signature):
+        yield feeds, targets
+        return
     dim = signature.batch_dim()
     firsts = [spec.shape[0] for spec in signature.inputs.values() if spec.shape]
     fixed = firsts[0] if firsts and isinstance(firsts[0], int) else 1
@@ -176,6 +179,21 @@ def _rows(feeds: Tensors, targets: Tensors, signature: Signature) -> Iterator[tu
     count = samples_in(feeds)
     for start in range(0, count, size) if count > size else (0,):
         yield cut(feeds, start, start + size), cut(targets, start, start + size)
+
+
+def _is_one_batch(feeds: Tensors, signature: Signature) -> bool:
+    """Whether a model without a batch dim takes the arrays as they are: its inputs need not have an axis in common."""
+    inputs = signature.inputs
+    return (
+        signature.batch_dim() is None
+        and feeds.keys() == inputs.keys()
+        and all(_fits(feeds[name].shape, spec.shape) for name, spec in inputs.items())
+    )
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int | str, ...]) -> bool:
+    sizes = zip(shape, expected, strict=False)
+    return len(shape) == len(expected) and all(isinstance(dim, str) or size == dim for size, dim in sizes)
 
 
 def _read_npz(path: Path, what: str) -> tuple[Tensors, Tensors]:
@@ -224,7 +242,8 @@ def _golden(
     if dim:
         sizes[dim] = max(signature.dims[dim].min, min(GOLDEN_SAMPLES, sizes[dim]))
     while len(found) < SETS:
-        found.append((generate(signature, sizes, SEED + len(found)), "synthetic"))
+        like = found[0][0] if found else None
+        found.append((generate(signature, sizes, SEED + len(found), like), "synthetic"))
     return [found[0][0], found[1][0]], (found[0][1], found[1][1])
 
 

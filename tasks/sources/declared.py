@@ -5,6 +5,7 @@ from pathlib import Path
 from tasks.context import Context
 from tasks.core.config import OnnxModel, TorchModel
 from tasks.core.errors import ConfigError, UserCodeError, Where
+from tasks.core.onnx_path import onnx_file
 from tasks.core.signature import Signature
 from tasks.sources.torch_module import TorchSource
 
@@ -13,7 +14,7 @@ def declared_files(context: Context, external: tuple[str, ...] = ()) -> dict[str
     """sha256 by path relative to the project, for a recipe's `sources`; `external` is named beside the ONNX file."""
     model = context.config.model
     main = model.onnx if isinstance(model, OnnxModel) else model.checkpoint
-    paths = [context.project / main] if main else []
+    paths = [onnx_file(context.project / main)] if main else []
     paths += [paths[0].parent / name for name in external]
     return _digests(paths, context) | extra_files(context)
 

@@ -1,9 +1,9 @@
 """Fold constants and clean an ONNX graph, without inflating it (in a worker)."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from tasks.core.files import link_or_copy
 from tasks.core.frozen import Frozen
 from tasks.sources.onnx_graph import GraphFacts, load_graph, read_facts
 from tasks.sources.onnx_qdq import name_nodes
@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 # Larger results of folding stay computed at run time: a ConstantOfShape of a few numbers may stand for 256 MiB.
 SIZE_THRESHOLD = 1 << 20
+# A constant is a tensor: GraphSurgeon fails where it would have to make one of these a constant.
+_MAKING_SEQUENCES = frozenset(
+    {"SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap", "SplitToSequence"}
+    | {"Optional", "OptionalGetElement"}
+)
 # What many small folded constants may add in all, in bytes, before the graph is rather left as it was.
 INFLATION_LIMIT = 16 << 20
 
@@ -35,17 +40,16 @@ class FoldMetrics(Frozen):
 
 
 def fold_graph(request: FoldRequest) -> FoldMetrics:
-    """Write the folded model.onnx; external data stays where it is and gets a second name in the folder."""
+    """Write the folded model.onnx; external data stays as it is, and is to get a second name in the folder."""
     model = load_graph(request.model)
     before = read_facts(model)
-    folded = _fold(model, request.tool)
+    with contextlib.chdir(request.model.parent):  # what is folded may read external data
+        folded = _fold(model, request.tool)
     facts = read_facts(folded)
     kept = facts.initializer_bytes <= before.initializer_bytes + INFLATION_LIMIT
     if not kept:
         folded, facts = load_graph(request.model), before
     name_nodes(folded.graph)
-    for name in facts.external_files:
-        link_or_copy(request.model.parent / name, request.folder / name)
     (request.folder / "model.onnx").write_bytes(folded.SerializeToString(deterministic=True))
     return FoldMetrics(
         facts=facts, nodes_before=before.nodes, initializer_bytes_before=before.initializer_bytes, kept=kept
@@ -60,5 +64,7 @@ def _fold(model: "onnx.ModelProto", tool: Literal["graphsurgeon", "polygraphy"])
 
         graph = gs.import_onnx(fold_constants(model, size_threshold=SIZE_THRESHOLD))
     else:
-        graph = gs.import_onnx(model).fold_constants(size_threshold=SIZE_THRESHOLD)
+        graph = gs.import_onnx(model).fold_constants(
+            size_threshold=SIZE_THRESHOLD, should_exclude_node=lambda node: node.op in _MAKING_SEQUENCES
+        )
     return cast("onnx.ModelProto", gs.export_onnx(graph.cleanup().toposort()))

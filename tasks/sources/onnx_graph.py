@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.core.errors import StepError, UserCodeError
+from tasks.core.errors import UserCodeError
 from tasks.core.frozen import Frozen
 from tasks.core.report import Observation
+from tasks.runtimes.external_data import external_names
+from tasks.sources.external_files import check_external, placeholders
 
 if TYPE_CHECKING:
     import onnx
@@ -73,7 +75,7 @@ def read_facts(model: "onnx.ModelProto") -> GraphFacts:
         operators=dict(sorted(operators.items())),
         initializer_bytes=sum(_bytes_of(tensor) for tensor in graph.initializer),
         half_bytes=sum(_bytes_of(tensor) for tensor in graph.initializer if tensor.data_type in _half_types()),
-        external_files=external_files(model),
+        external_files=external_names(model),
     )
 
 
@@ -123,17 +125,14 @@ def load_graph(path: Path) -> "onnx.ModelProto":
     return model
 
 
-def check_graph(path: Path) -> None:
-    """Raise UserCodeError when the model is not valid ONNX: unknown operator, cycle, missing external data."""
+def check_graph(model: "onnx.ModelProto", path: Path) -> None:
+    """Raise UserCodeError when the model at `path` is not valid ONNX, or what it keeps beside it is not right."""
     import onnx
 
-    for name in external_files(onnx.load(str(path), load_external_data=False)):
-        if not (path.parent / name).is_file():
-            raise UserCodeError(
-                f"{path.name} keeps weights in {name!r}, which is not beside it", "copy that file too, or export again"
-            )
+    check_external(model, path)
+    checked = placeholders(model) if external_names(model) else path
     try:
-        onnx.checker.check_model(str(path))
+        onnx.checker.check_model(str(checked))
     except onnx.checker.ValidationError as error:
         raise UserCodeError(
             f"{path.name} is not valid ONNX: {_plain(str(error))}", "export it again, or correct what made it"
@@ -147,17 +146,3 @@ def _plain(message: str) -> str:
     if "No Op registered" in message:
         return f"unknown operator: {text}"
     return text
-
-
-def external_files(model: "onnx.ModelProto") -> tuple[str, ...]:
-    """Names, relative to the model's folder, of the files that hold its weights."""
-    tensors = list(model.graph.initializer)
-    names = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
-    for name in names:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise UserCodeError(
-                f"external data at {name!r} lies outside the model's folder", "keep it beside the model"
-            )
-        if len(Path(name).parts) > 1:
-            raise StepError(f"external data in a subfolder is not supported: {name!r}", "keep it beside the model")
-    return tuple(sorted(names))

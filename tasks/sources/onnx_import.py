@@ -4,18 +4,19 @@ import shutil
 from pathlib import Path
 from typing import get_args
 
-from tasks.core.errors import StepError, UserCodeError
+from tasks.core.errors import CannotRun, StepError, UserCodeError
 from tasks.core.frozen import Frozen
 from tasks.core.sets import EVALUATION_OUTPUTS, GOLDEN_OUTPUTS
 from tasks.core.signature import Dtype
 from tasks.core.tensors import Tensors, load_batches, save_batches
-from tasks.runtimes.onnxruntime import run_unoptimised
+from tasks.runtimes.external_data import external_names
+from tasks.runtimes.onnxruntime_session import run_unoptimised
+from tasks.sources.external_files import MODEL, bring_home, take_in_bodies
 from tasks.sources.onnx_graph import (
     ExportReply,
     GraphFacts,
     TensorFacts,
     check_graph,
-    external_files,
     load_graph,
     read_facts,
 )
@@ -28,9 +29,13 @@ class InspectRequest(Frozen):
 
 
 class OnnxImportRequest(Frozen):
-    """An ONNX file to take over; `golden` and `evaluation` are batches to run it on."""
+    """An ONNX file to take over; `golden` and `evaluation` are batches to run it on.
+
+    `homes` says which file of the folder each file beside the model is, by its name there.
+    """
 
     model: Path
+    homes: dict[str, str]
     golden: Path
     evaluation: Path | None
     folder: Path
@@ -39,7 +44,7 @@ class OnnxImportRequest(Frozen):
 def inspect_onnx(request: InspectRequest) -> GraphFacts:
     """Read the facts of a model after checking that it is valid."""
     model = load_graph(request.model)
-    check_graph(request.model)
+    check_graph(model, request.model)
     facts = read_facts(model)
     if not facts.inputs:
         raise UserCodeError(
@@ -73,12 +78,16 @@ def _check_type(what: str, tensor: TensorFacts) -> None:
 
 
 def import_onnx(request: OnnxImportRequest) -> ExportReply:
-    """Copy the model with its external data, and keep its unoptimised outputs as the source framework's."""
+    """Copy the model to its external data, and keep its unoptimised outputs as the source framework's."""
     model = load_graph(request.model)
-    path = request.folder / "model.onnx"
-    for name in external_files(model):
-        shutil.copyfile(request.model.parent / name, request.folder / name)  # a link would let the user edit the store
-    shutil.copyfile(request.model, path)
+    path = request.folder / MODEL
+    inside = take_in_bodies(model, request.model.parent)
+    if bring_home(model, request.homes) or inside:
+        path.write_bytes(model.SerializeToString())
+    else:
+        shutil.copyfile(request.model, path)
+    for name in set(request.homes.values()) - set(external_names(model)):
+        (request.folder / name).unlink()
     for name, feeds in ((GOLDEN_OUTPUTS, request.golden), (EVALUATION_OUTPUTS, request.evaluation)):
         if feeds is not None:
             save_batches(request.folder / name, _run_source(request, path, feeds))
@@ -90,4 +99,6 @@ def _run_source(request: OnnxImportRequest, path: Path, feeds: Path) -> list[Ten
         return run_unoptimised(path, load_batches(feeds))
     except StepError as error:
         cure = error.cure or "export it again, or correct what made it"
+        if isinstance(error, CannotRun):  # its cure is that of a precision, and this is the source
+            cure = f"its opset is {read_facts(load_graph(path)).opset}: export it with a newer one, or other operators"
         raise UserCodeError(f"{request.model.name} does not run: {error.message}", cure, error.detail) from error

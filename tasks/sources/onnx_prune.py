@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tasks.core.errors import StepError
 from tasks.core.frozen import Frozen
-from tasks.sources.onnx_graph import GraphFacts, external_files, load_graph, read_facts
+from tasks.runtimes.external_data import external_tensors, read_in, write_out
+from tasks.sources.onnx_graph import GraphFacts, load_graph, read_facts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,32 +78,14 @@ class _Counts:
 
 def prune_graph(request: PruneRequest) -> PruneMetrics:
     """Write the pruned model.onnx; weights that lay in a file beside the model do so again."""
-    import onnx
-
     model = load_graph(request.model)
-    external = _read_external(model, request.model.parent)
+    # Not by onnx's own reader, which refuses the hard links of a store.
+    external = read_in(external_tensors(model), request.model.parent)
     metrics = _prune(model, request)
-    for tensor in model.graph.initializer:
-        if tensor.name in external:
-            onnx.external_data_helper.set_external_data(tensor, EXTERNAL)
-    onnx.save_model(model, str(request.folder / "model.onnx"))
+    if external:
+        write_out(external, request.folder / EXTERNAL)
+    (request.folder / "model.onnx").write_bytes(model.SerializeToString())
     return metrics.model_copy(update={"facts": read_facts(load_graph(request.folder / "model.onnx"))})
-
-
-def _read_external(model: "onnx.ModelProto", folder: Path) -> frozenset[str]:
-    """Bring external data into the model; onnx's own reader refuses hard links, which files of the store are."""
-    import onnx
-
-    external_files(model)  # refuses what lies elsewhere
-    found = [tensor for tensor in model.graph.initializer if tensor.external_data]
-    for tensor in found:
-        place = {entry.key: entry.value for entry in tensor.external_data}
-        with (folder / place["location"]).open("rb") as stream:
-            stream.seek(int(place.get("offset", 0)))
-            tensor.raw_data = stream.read(int(place.get("length", -1)))
-        tensor.data_location = onnx.TensorProto.DEFAULT
-        del tensor.external_data[:]
-    return frozenset(tensor.name for tensor in found)
 
 
 def _prune(model: "onnx.ModelProto", request: PruneRequest) -> PruneMetrics:

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.core.feeds import samples_in
-from tasks.core.files import link_or_copy
 from tasks.core.frozen import Frozen
 from tasks.core.tensors import Tensors, load_batches
 from tasks.runtimes.inner import InnerGraph, in_slices
-from tasks.sources.onnx_graph import external_files, load_graph
+from tasks.sources.onnx_graph import load_graph
 from tasks.sources.onnx_qdq import bypass, quantized_nodes
 
 if TYPE_CHECKING:
@@ -153,11 +152,9 @@ def _measure(
     sums = {name: _Sum(bound.magnitude) for name, bound in bounds.items()}
     bypass(model, {node.name for node in quantized_nodes(model)})
     scratch = Path(tempfile.mkdtemp())
-    for name in external_files(model):
-        link_or_copy(path.parent / name, scratch / name)
     plain = scratch / "float.onnx"
     plain.write_bytes(model.SerializeToString())
-    graph = InnerGraph(plain, scratch / "inner")
+    graph = InnerGraph(plain, scratch / "inner", weights=path.parent)
     made = {name for node in model.graph.node for name in node.output}
 
     def run(names: Sequence[str]) -> int:

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tasks.core.errors import StepError
-from tasks.core.files import link_or_copy
 from tasks.core.frozen import Frozen
 from tasks.core.metrics import compare, worst
 from tasks.core.tensors import Tensors, load_batches, save_batches
-from tasks.runtimes.onnxruntime import open_unoptimised
 from tasks.runtimes.onnxruntime_errors import plain_errors
+from tasks.runtimes.onnxruntime_session import open_unoptimised
 from tasks.sources.float_search import Candidate, CurvePoint
 from tasks.sources.node_roles import Roles
-from tasks.sources.onnx_graph import external_files, load_graph
+from tasks.sources.onnx_graph import load_graph
 from tasks.sources.onnx_qdq import DEQUANTIZE, QuantizedNode, bypass, drop_unread, name_nodes, named, quantized_nodes
 from tasks.sources.typed_metrics import TypedMetrics, typed_metrics
 
@@ -130,12 +129,10 @@ class _Switched:
             if node.inputs
         )
         path = Path(tempfile.mkdtemp()) / "switched.onnx"
-        for name in external_files(graph):
-            link_or_copy(model.parent / name, path.with_name(name))
-        _compute_weights(graph, path)
+        _compute_weights(graph, path, model.parent)
         _insert_switches(graph, self.nodes)
         path.write_bytes(graph.SerializeToString())
-        self._session: onnxruntime.InferenceSession = open_unoptimised(path)
+        self._session: onnxruntime.InferenceSession = open_unoptimised(path, weights=model.parent)
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, floated: Sequence[str], batches: Sequence[Tensors]) -> list[Tensors]:
@@ -149,7 +146,7 @@ class _Switched:
         return [dict(zip(self._outputs, values, strict=True)) for values in results]
 
 
-def _compute_weights(model: "onnx.ModelProto", path: Path) -> None:
+def _compute_weights(model: "onnx.ModelProto", path: Path, weights: Path) -> None:
     """Put what the pairs make of constant weights in their place: else every trial would round all weights again."""
     import onnx
 
@@ -169,7 +166,7 @@ def _compute_weights(model: "onnx.ModelProto", path: Path) -> None:
     alone.graph.node.extend({node.output[0]: node for pair in pairs.values() for node in pair}.values())
     alone.graph.output.extend(onnx.ValueInfoProto(name=name) for name in pairs)
     path.write_bytes(alone.SerializeToString())
-    values = open_unoptimised(path).run(list(pairs), {})
+    values = open_unoptimised(path, weights=weights).run(list(pairs), {})
     _replace_nodes(model, [node for node in model.graph.node if node.output[0] not in pairs])
     drop_unread(model.graph, initializers=False)
     model.graph.initializer.extend(
@@ -215,7 +212,5 @@ def apply_repair(request: ApplyRequest) -> TypedMetrics:
             "the repair reaches its goal only with every convolution and matrix product in float: nothing is quantised",
             "aim lower, or take this precision out of `precisions`",
         )
-    for name in external_files(model):
-        link_or_copy(request.model.parent / name, request.folder / name)
     (request.folder / "model.onnx").write_bytes(model.SerializeToString())
     return typed

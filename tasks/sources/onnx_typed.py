@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Literal
 
 from tasks.core.errors import StepError
-from tasks.core.files import link_or_copy
 from tasks.core.frozen import Frozen
-from tasks.sources.onnx_graph import external_files, load_graph
+from tasks.sources.onnx_graph import load_graph
 from tasks.sources.typed_metrics import TypedMetrics, typed_metrics
 
 
@@ -19,7 +18,7 @@ class TypedRequest(Frozen):
 
 
 def take_typed(request: TypedRequest) -> TypedMetrics:
-    """Link the model with its external data, and count casts, Q/DQ nodes and initializers of the lower precision."""
+    """Count casts, Q/DQ nodes and initializers of the lower precision; the model itself is to be linked."""
     graph = load_graph(request.model)
     typed = typed_metrics(graph)
     if request.kind == "fp32" and typed.facts.typed:
@@ -28,6 +27,4 @@ def take_typed(request: TypedRequest) -> TypedMetrics:
     if request.kind == "typed" and not typed.facts.typed:
         cure = "ask for fp32, or for the precision that it should be brought to"
         raise StepError("the graph has no precision of its own: neither Q/DQ nodes nor 16-bit weights", cure)
-    for name in (request.model.name, *external_files(graph)):
-        link_or_copy(request.model.parent / name, request.folder / name)
     return typed

@@ -17,7 +17,7 @@ from tasks.core.signature import Signature
 from tasks.core.tensors import Tensors, load_batches, save_batches
 from tasks.core.tolerances import PARITY, excess
 from tasks.core.user_code import call_user
-from tasks.runtimes.onnxruntime import run_unoptimised
+from tasks.runtimes.onnxruntime_session import run_unoptimised
 from tasks.runtimes.torch_eager import TorchEagerSession
 from tasks.sources.onnx_graph import ExportReply, GraphFacts, read_facts
 from tasks.sources.onnx_outputs import name_outputs, placeholders

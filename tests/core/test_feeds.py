@@ -124,3 +124,12 @@ def test_resize_repeats_and_cuts_along_the_named_dims() -> None:
     assert bigger["image"].shape == (5, 3, 1, 1)
     assert bigger["ids"].tolist() == [[0, 1], [2, 3], [0, 1], [2, 3], [0, 1]]
     assert all(array.flags["C_CONTIGUOUS"] for array in bigger.values())
+
+
+def test_integers_without_a_range_are_those_of_feeds_that_are_known() -> None:
+    inputs = {"x": InputSpec(dtype="float32", shape=(2,)), "ids": InputSpec(dtype="int64", shape=("n",))}
+    signature = Signature(inputs=inputs, dims={"n": DimRange(min=1, opt=2, max=4)})
+    known: Tensors = {"x": np.zeros(2, np.float32), "ids": np.array([7, 9])}
+    made = generate(signature, {"n": 3}, 1, known)
+    assert made["ids"].tolist() == [7, 9, 7]
+    assert made["x"].any()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.errors import StoreError
-from tasks.core.files import link_or_copy, remove_abandoned, remove_tree, store_errors, write_atomically
+from tasks.core.errors import StepError, StoreError
+from tasks.core.files import copy_file, link_or_copy, remove_abandoned, remove_tree, store_errors, write_atomically
 from tests.programs import Program
 
 HOLD_UNFINISHED = """
@@ -141,3 +141,34 @@ def test_removed_folder_is_gone_at_once_and_may_be_missing(tmp_path: Path) -> No
     remove_tree(tmp_path / "folder")
     remove_tree(tmp_path / "folder")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("refused", [None, errno.EXDEV, errno.ENOSYS])
+def test_a_copy_is_whole_whatever_the_kernel_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: int | None
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(refused, "not here")
+
+    if refused is not None:
+        monkeypatch.setattr(os, "copy_file_range", refuse)
+    (tmp_path / "source").write_bytes(os.urandom(100_000))
+    copy_file(tmp_path / "source", tmp_path / "target", threading.Event())
+    assert (tmp_path / "target").read_bytes() == (tmp_path / "source").read_bytes()
+    assert (tmp_path / "source").stat().st_nlink == 1
+
+
+def test_a_copy_can_be_stopped_and_a_full_disk_is_no_other_way_to_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    (tmp_path / "source").write_bytes(b"1")
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(StepError, match="stopped while it copied source"):
+        copy_file(tmp_path / "source", tmp_path / "target", stop)
+    monkeypatch.setattr(os, "copy_file_range", full)
+    with pytest.raises(OSError, match="no space"):
+        copy_file(tmp_path / "source", tmp_path / "target", threading.Event())

@@ -3,14 +3,16 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tasks.core.digests import sha256_file
 from tasks.core.report import FileRecord
-from tasks.core.verified import Verified
+from tasks.core.verified import Verified, link, sha256_once
 
 SIDECAR = ".verified"
 
@@ -118,3 +120,38 @@ def test_edited_report_is_found_also_when_its_time_was_put_back(folder: Path) ->
 def test_report_with_another_time_is_intact(folder: Path) -> None:
     os.utime(folder / "report.json", ns=(1, 1))
     assert problem(folder, records(folder)) is None
+
+
+def test_a_link_is_known_by_the_digest_of_its_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (found,) = (record for record in records(folder) if record.name == "weights")
+    assert sha256_once(folder / "weights") == found.sha256
+    link(folder / "weights", folder / "second")
+    link(folder / "second", folder / "third")
+    monkeypatch.setattr("tasks.core.verified.sha256_file", _fail)
+    assert {sha256_once(folder / name) for name in ("weights", "second", "third")} == {found.sha256}
+
+
+def test_an_edit_is_seen_through_every_name(folder: Path) -> None:
+    before = sha256_once(folder / "weights")
+    link(folder / "weights", folder / "second")
+    edit_in_place(folder / "second")
+    assert sha256_once(folder / "weights") == sha256_once(folder / "second") != before
+
+
+def test_a_file_is_read_by_one_of_the_threads_that_ask(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def slow(path: Path) -> str:
+        read.append(path)
+        time.sleep(0.05)
+        return sha256_file(path)
+
+    monkeypatch.setattr("tasks.core.verified.sha256_file", slow)
+    (folder / "large").write_bytes(os.urandom(1000))
+    with ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(sha256_once, [folder / "large"] * 8))) == 1
+    assert read == [folder / "large"]
+
+
+def _fail(path: Path) -> str:
+    raise AssertionError(f"{path} was hashed again")

@@ -26,7 +26,7 @@ from tasks.runtimes.engines import (
     time_engine,
 )
 from tasks.runtimes.load import distributions, installed, load_runtime, runtime_name
-from tasks.runtimes.onnxruntime import run_unoptimised
+from tasks.runtimes.onnxruntime_session import run_unoptimised
 from tests.runtimes.contract import Built, Case, build, convolution, opened, request, sentences
 
 NAMES: tuple[RuntimeName, ...] = get_args(RuntimeName)

@@ -14,7 +14,7 @@ from tasks.core.metrics import compare, worst
 from tasks.core.tensors import Tensors, save_batches
 from tasks.homes import MODELOPT
 from tasks.runtimes.isolate import Workers
-from tasks.runtimes.onnxruntime import run_unoptimised
+from tasks.runtimes.onnxruntime_session import run_unoptimised
 from tasks.sources.onnx_qdq import bypass, quantized_nodes
 from tasks.sources.onnx_quantize import QuantizeRequest, quantize_graph
 from tasks.sources.typed_metrics import TypedMetrics

@@ -9,7 +9,7 @@ from onnx import helper
 
 from tasks.core.errors import StepError
 from tasks.core.tensors import Tensors, load_batches, save_batches
-from tasks.runtimes.onnxruntime import run_unoptimised
+from tasks.runtimes.onnxruntime_session import run_unoptimised
 from tasks.sources.onnx_repair import SETS, ApplyRequest, RepairOpening, RepairTurn, apply_repair, try_repairs
 from tests.projects import graph, value
 
