@@ -23,6 +23,8 @@ _MODULES = {
     "show": "look",
     "promote": "promotion",
     "rollback": "promotion",
+    "keygen": "keygen",
+    "verify": "verify",
     "gc": "gc",
     "repro": "repro",
     "doctor": "doctor",
@@ -132,6 +134,10 @@ def _parser() -> ArgumentParser:
         add("promote", "put an engine of the last run in force by hand"),
         add("rollback", "bar what is promoted and put back what was before"),
     )
+    _key_options(
+        add("keygen", "make a pair of keys to sign promotions with; needs no YAML"),
+        add("verify", "check that what is in force is what a trusted key signed", "*"),
+    )
     _gc_options(add("gc", "remove what no recent run and no promotion needs", "*"))
     repro = add("repro", "run the request that made an artifact again, and compare")
     repro.add_argument("artifact", help="<pipeline>/<step>/<key>, as reports name it")
@@ -170,6 +176,15 @@ def _promotion_options(promote: ArgumentParser, rollback: ArgumentParser) -> Non
     promote.add_argument("id", metavar="ID", help="<engine>/<precision>")
     rollback.add_argument("name", metavar="NAME", help="a pipeline of the YAML")
     rollback.add_argument("--reason", default="rolled back by hand", help="kept in the record")
+
+
+def _key_options(keygen: ArgumentParser, verify: ArgumentParser) -> None:
+    keygen.add_argument("--out", default=".", metavar="FOLDER", help="where to write them (default: here)")
+    keygen.add_argument("--name", default="trtflow", metavar="NAME", help="of the files (default: trtflow)")
+    add = verify.add_argument
+    add("--key", action="append", metavar="PUB", help="a public key to check with, in place of the YAML's `trust`")
+    add("--promotion", metavar="FILE", help="check a copied promoted.json, without YAML and store; needs --engine")
+    add("--engine", metavar="FOLDER", help="the engine's files that belong to --promotion")
 
 
 def _gc_options(gc: ArgumentParser) -> None:

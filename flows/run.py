@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from tasks.core.environment import environment
 from tasks.core.errors import ArtifactDamaged, ConfigError, StepError, StoreError, TrtflowError
 from tasks.core.files import store_errors, write_atomically
 from tasks.core.outcome import Promoted, RunOutcome, RunRecord, RunStatus
+from tasks.core.promotions import Promotions
 from tasks.core.store import Store
+from tasks.core.trust import Authority
 from tasks.promote import promote
 from tasks.runtimes.isolate import Workers
 from tasks.sources.collect import DataMetrics
@@ -36,6 +38,7 @@ class RunOptions:
     project: Path
     verify_all: bool = False
     again: frozenset[str] = frozenset()  # steps to do again although they are cached
+    authority: Authority = field(default_factory=Authority)
 
 
 def _run_id() -> str:
@@ -98,7 +101,9 @@ def run_pipeline(run: Run, workers: Workers) -> RunOutcome:
 
 def drive(run: Run, workers: Workers, submit: Submit) -> RunOutcome:
     """Run the DAG. What ends it early is recorded; an interruption and a wrong YAML are also raised again."""
-    context = Context(run.pipeline, run.config, run.store, workers, run.journal, again=run.options.again)
+    options = run.options
+    context = Context(run.pipeline, run.config, run.store, workers, run.journal)
+    context = replace(context, again=options.again, authority=options.authority)
     with contextlib.ExitStack() as held:
         return _drive(run, context, submit, held)
 
@@ -128,6 +133,8 @@ def go(run: Run, context: Context, submit: Submit) -> RunOutcome:
     """Run the DAG and promote; an artifact that is found damaged is discarded and made again."""
     with store_errors(run.options.root):
         context.store.sweep(run.pipeline)
+    if run.options.authority.trusted:  # asked before hours of work, not behind them
+        Promotions(run.options.root, run.pipeline, run.stop, run.options.authority).state()
     for _ in range(_REPAIRS):
         try:
             return _record(run, context, _convert_and_promote(run, context, submit))

@@ -18,6 +18,7 @@ from tasks.core.frozen import Frozen
 from tasks.core.locks import HostLock, Mode
 from tasks.core.report import Artifact, Recipe
 from tasks.core.store import NEVER_MADE, Made, Miss, Produced, Store
+from tasks.core.trust import Authority
 from tasks.repro import Places, keep_request
 from tasks.runtimes.isolate import Home, Workers
 from tasks.step import StepOptions
@@ -73,6 +74,7 @@ class Context:
     """The surroundings of one run of one pipeline. Steps may run in several threads at once.
 
     In a `dry` run a step that is not cached raises NotMade; steps named in `again` run although they are cached.
+    `authority` signs what is promoted.
     """
 
     pipeline: str
@@ -83,6 +85,7 @@ class Context:
     host: HostLock = field(default_factory=HostLock)
     dry: bool = False
     again: frozenset[str] = frozenset()
+    authority: Authority = field(default_factory=Authority)
     slots: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(cores()))
 
     @property

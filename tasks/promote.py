@@ -26,7 +26,7 @@ class Candidate(Frozen):
 @step(OPTIONS)
 def promote(context: Context, candidates: Sequence[Candidate]) -> Promoted | None:
     """Promote the best candidate that was not rolled back; None where there is none."""
-    promotions = Promotions(context.store.root, context.pipeline, context.store.stop)
+    promotions = Promotions(context.store.root, context.pipeline, context.store.stop, context.authority)
     barred = promotions.state().barred
     free = [candidate for candidate in candidates if candidate.built.key not in barred]
     if not free:
@@ -34,7 +34,8 @@ def promote(context: Context, candidates: Sequence[Candidate]) -> Promoted | Non
     best, reason = choose(free, _objective(context.config), rises=_metric_rises(context))
     for name in best.built.files:
         context.file(best.built, name)  # what goes into force is verified byte by byte
-    choice = Choice(id=best.outcome.id, key=best.built.key, artifact=best.built.folder, reason=reason)
+    files = {record.name: record.sha256 for record in context.store.report(best.built).files}
+    choice = Choice(id=best.outcome.id, key=best.built.key, artifact=best.built.folder, reason=reason, files=files)
     record = promotions.promote(choice)
     return Promoted(id=record.id, key=record.key, reason=reason)
 

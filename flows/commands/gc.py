@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from flows.authority import authority_of
 from flows.options import Options, chosen, store_root
 from flows.records import read_record
 from flows.table import size_text
@@ -24,6 +25,7 @@ def command(parsed: Namespace, options: Options) -> int:
     config = load_config(options.file)
     root = store_root(options, config)
     store = Store(root, options.project)
+    authority = authority_of(config, options)
     gone: list[str] = []
     busy: list[str] = []
     freed = 0
@@ -34,7 +36,8 @@ def command(parsed: Namespace, options: Options) -> int:
             if not unused:
                 busy.append(name)
                 continue
-            folders = list(_unneeded(root, name, parsed.keep_runs))
+            promotions = Promotions(root, name, authority=authority)
+            folders = list(_unneeded(promotions, parsed.keep_runs))
             gone += [str(folder.relative_to(root)) for folder in folders]
             freed += _bytes(folders)
             if not parsed.dry_run:
@@ -66,12 +69,13 @@ def _remove(store: Store, pipeline: str, folders: Iterable[Path]) -> None:
                 index.unlink()
 
 
-def _unneeded(root: Path, pipeline: str, keep_runs: int) -> Iterator[Path]:
+def _unneeded(promotions: Promotions, keep_runs: int) -> Iterator[Path]:
     """Folders to remove: artifacts that nothing to be kept needs, old runs, and what killed runs left of theirs."""
+    root, pipeline = promotions.root, promotions.pipeline
     runs = sorted((path for path in (root / pipeline / "runs").glob("[!.]*") if path.is_dir()), reverse=True)
     records = {run: record for run in runs if (record := read_record(run))}
     kept = list(records)[:keep_runs]
-    promoted = [record.artifact for record in Promotions(root, pipeline).records() if record.artifact]
+    promoted = [record.artifact for record in promotions.records() if record.artifact]
     needed = _with_lineage(root, [*(name for run in kept for name in records[run].artifacts), *promoted])
     yield from (path for path in _artifacts(root / pipeline) if str(path.relative_to(root)) not in needed)
     # A record that this version cannot read stays while it is newer than what is kept.

@@ -4,6 +4,7 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
+from flows.authority import authority_of
 from flows.options import Options, chosen, store_root
 from flows.records import last_record
 from flows.table import aligned
@@ -12,6 +13,7 @@ from tasks.core.config import Config
 from tasks.core.errors import TrtflowError
 from tasks.core.outcome import RunRecord
 from tasks.core.promotions import Promotion, Promotions
+from tasks.core.trust import Authority
 from tasks.core.yaml_source import load_config
 
 
@@ -24,20 +26,21 @@ def command(parsed: Namespace, options: Options) -> int:
     (name,) = parsed.names
     record = _last(name, config, root, options)
     if parsed.where is None:
-        return _show(record, _current(root, name), options)
+        return _show(record, _current(root, name, authority_of(config, options)), options)
     from flows.commands.where import show_where
 
     return show_where(record, parsed.where, config.pipelines[name], options, root)
 
 
-def _current(root: Path, pipeline: str) -> Promotion | None:
-    return Promotions(root, pipeline).state().current
+def _current(root: Path, pipeline: str, authority: Authority) -> Promotion | None:
+    return Promotions(root, pipeline, authority=authority).state().current
 
 
 def _list(config: Config, root: Path, options: Options) -> int:
+    authority = authority_of(config, options)
     rows: list[dict[str, str | None]] = []
     for name in config.pipelines:
-        record, current = last_record(root, name), _current(root, name)
+        record, current = last_record(root, name), _current(root, name, authority)
         rows.append(
             {
                 "pipeline": name,

@@ -1,8 +1,8 @@
 """`trtflow promote` and `trtflow rollback`: decisions by hand."""
 
 from argparse import Namespace
-from pathlib import Path
 
+from flows.authority import authority_of
 from flows.options import Options, chosen, store_root
 from flows.records import last_record
 from tasks.core.errors import PromotionError
@@ -17,10 +17,11 @@ def command(parsed: Namespace, options: Options) -> int:
     config = load_config(options.file)
     chosen(config, [parsed.name], options)
     root = store_root(options, config)
+    promotions = Promotions(root, parsed.name, authority=authority_of(config, options, signs=True))
     if parsed.command == "promote":
-        record = _promote(root, options, parsed.name, parsed.id)
+        record = _promote(promotions, options, parsed.id)
     else:
-        record = Promotions(root, parsed.name).rollback(parsed.reason)
+        record = promotions.rollback(parsed.reason)
     if options.json:
         print(record.model_dump_json())
     else:
@@ -28,7 +29,8 @@ def command(parsed: Namespace, options: Options) -> int:
     return 0
 
 
-def _promote(root: Path, options: Options, name: str, wanted: str) -> Promotion:
+def _promote(promotions: Promotions, options: Options, wanted: str) -> Promotion:
+    root, name = promotions.root, promotions.pipeline
     record = last_record(root, name)
     found = {engine.id: engine for engine in record.outcome.engines} if record else {}
     engine = found.get(wanted)
@@ -46,11 +48,13 @@ def _promote(root: Path, options: Options, name: str, wanted: str) -> Promotion:
             f"choose an engine for {' or '.join(DEPLOYABLE)}",
         )
     store = Store(root, options.project)
-    built = artifact_of(read_report(root / engine.artifact))
+    report = read_report(root / engine.artifact)
+    built = artifact_of(report)
     for file in built.files:
         store.file(built, file)
-    choice = Choice(id=engine.id, key=built.key, artifact=engine.artifact, reason="promoted by hand")
-    return Promotions(root, name).promote(choice, by_hand=True)
+    files = {record.name: record.sha256 for record in report.files}
+    choice = Choice(id=engine.id, key=built.key, artifact=built.folder, reason="promoted by hand", files=files)
+    return promotions.promote(choice, by_hand=True)
 
 
 def _sentence(record: Promotion) -> str:

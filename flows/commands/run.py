@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
+from flows.authority import authority_of
 from flows.journal import Journal
 from flows.options import Options, chosen, placed, store_root
 from flows.run import Run, RunOptions, run_pipeline
@@ -26,7 +27,8 @@ def command(parsed: Namespace, options: Options) -> int:
     if parsed.checkpoint:
         pipelines = _with_checkpoint(pipelines, parsed.checkpoint)
     again = frozenset({"benchmark"} if parsed.rebenchmark else ())
-    settings = RunOptions(store_root(options, config), options.project, parsed.verify, again)
+    authority = authority_of(config, options, signs=True)
+    settings = RunOptions(store_root(options, config), options.project, parsed.verify, again, authority)
     runs: list[Run] = []
     try:
         with Workers(parsed.timeout) as workers:  # for all pipelines: what one has imported, the next one finds
