@@ -175,7 +175,7 @@ def _promotion_options(promote: ArgumentParser, rollback: ArgumentParser) -> Non
     promote.add_argument("name", metavar="NAME", help="a pipeline of the YAML")
     promote.add_argument("id", metavar="ID", help="<engine>/<precision>")
     rollback.add_argument("name", metavar="NAME", help="a pipeline of the YAML")
-    rollback.add_argument("--reason", default="rolled back by hand", help="kept in the record")
+    rollback.add_argument("--reason", type=_text, default="rolled back by hand", help="kept in the record")
 
 
 def _key_options(keygen: ArgumentParser, verify: ArgumentParser) -> None:
@@ -191,6 +191,14 @@ def _gc_options(gc: ArgumentParser) -> None:
     text = "runs to keep of each pipeline (default: 10)"
     gc.add_argument("--keep-runs", type=_count, default=10, metavar="N", help=text)
     gc.add_argument("--dry-run", action="store_true", help="only say what would go")
+
+
+def _text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # bytes of another encoding, which no record can hold
+        raise ArgumentTypeError(f"{text!r} is not UTF-8") from error
+    return text
 
 
 def _seconds(text: str) -> float:

@@ -39,13 +39,20 @@ def store_root(options: Options, config: Config) -> Path:
     where = locate(options.file, ["store"]) if options.store is None else Where()
     if not named:
         raise ConfigError("the store has no name", "give a folder, or file:///...", where)
-    url = urlsplit(named)
+    try:
+        url, folder = urlsplit(named), Path(named).expanduser()
+    except (ValueError, RuntimeError) as error:  # "//[" is half an address, "~name" a user that is not here
+        raise ConfigError(
+            f"{named!r:.99} is no place for a store: {error}", "use a folder, or file:///...", where
+        ) from error
+    if "\0" in unquote(named):
+        raise ConfigError(f"{named!r:.99} is no place for a store", "use a folder, or file:///...", where)
     if url.scheme == "file" and not url.netloc:
         return Path(unquote(url.path))
     if "://" in named:
         raise ConfigError(f"a store at {named!r} is known, not yet supported", "use a folder, or file:///...", where)
     base = Path.cwd() if options.store else options.project
-    return (base / Path(named).expanduser()).absolute()
+    return (base / folder).absolute()
 
 
 def chosen(config: Config, names: list[str], options: Options) -> dict[str, PipelineConfig]:

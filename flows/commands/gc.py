@@ -32,6 +32,10 @@ def command(parsed: Namespace, options: Options) -> int:
     for name in chosen(config, parsed.names, options):
         if not (root / name).is_dir():
             continue
+        if (root / name).is_symlink():
+            raise StoreError(
+                f"{root / name} is a link", "nothing behind a link is removed: give its place with --store"
+            )
         with store.unused(name) as unused:
             if not unused:
                 busy.append(name)
@@ -72,7 +76,7 @@ def _remove(store: Store, pipeline: str, folders: Iterable[Path]) -> None:
 def _unneeded(promotions: Promotions, keep_runs: int) -> Iterator[Path]:
     """Folders to remove: artifacts that nothing to be kept needs, old runs, and what killed runs left of theirs."""
     root, pipeline = promotions.root, promotions.pipeline
-    runs = sorted((path for path in (root / pipeline / "runs").glob("[!.]*") if path.is_dir()), reverse=True)
+    runs = sorted(_real_folders(root / pipeline / "runs"), reverse=True)
     records = {run: record for run in runs if (record := read_record(run))}
     kept = list(records)[:keep_runs]
     promoted = [record.artifact for record in promotions.records() if record.artifact]
@@ -84,8 +88,15 @@ def _unneeded(promotions: Promotions, keep_runs: int) -> Iterator[Path]:
 
 
 def _artifacts(pipeline: Path) -> Iterable[Path]:
-    steps = (path for path in sorted(pipeline.glob("[!.]*/")) if path.is_dir() and path.name not in NOT_STEPS)
-    return (path for step in steps for path in sorted(step.glob("[!.]*/")) if path.is_dir() and path.name != "index")
+    steps = (path for path in _real_folders(pipeline) if path.name not in NOT_STEPS)
+    return (path for step in steps for path in _real_folders(step) if path.name != "index")
+
+
+def _real_folders(folder: Path) -> list[Path]:
+    """Folders in a folder; no links, whose content may be anybody's."""
+    if folder.is_symlink():
+        return []
+    return [path for path in sorted(folder.glob("[!.]*/")) if path.is_dir() and not path.is_symlink()]
 
 
 def _with_lineage(root: Path, folders: list[str]) -> set[str]:

@@ -13,7 +13,7 @@ from tasks.core.errors import ConfigError, StoreError
 from tasks.core.frozen import Frozen
 from tasks.core.promotions import PromotedState, Promotion, Promotions
 from tasks.core.signing import PublicKey
-from tasks.core.trust import file_problems, history_problems, signature_problem
+from tasks.core.trust import engine_problems, file_problems, history_problems, signature_problem
 from tasks.core.yaml_source import load_config
 
 _UNCHECKED = "no key to check signatures with: neither `trust:` in the YAML nor --key"
@@ -93,7 +93,7 @@ def _stored(promotions: Promotions, keys: Sequence[PublicKey]) -> Checked:
     problems += _derived_problems(promotions, state, expected=bool(history))
     if record is not None:
         problems += [] if keys else _problems(record, keys)
-        problems += _engine_problems(promotions.root, record)
+        problems += engine_problems(promotions.root, record)
     return _checked(promotions.pipeline, record, len(history), problems)
 
 
@@ -118,14 +118,6 @@ def _derived_problems(promotions: Promotions, state: PromotedState, *, expected:
         return
     if not same:
         yield f"{path.name} was altered: it is not what the records say"
-
-
-def _engine_problems(root: Path, record: Promotion) -> Iterator[str]:
-    folder = root / record.artifact
-    if not folder.resolve().is_relative_to(root.resolve()):
-        yield f"its artifact {record.artifact!r} is not in the store"
-        return
-    yield from file_problems(folder, record.files)
 
 
 def _checked(pipeline: str, record: Promotion | None, records: int, problems: Sequence[str]) -> Checked:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
 from tasks.core.digests import SourceDigests, sha256_file
 from tasks.core.environment import environment
@@ -23,6 +23,7 @@ from tasks.core.verified import Verified
 
 REPORT = "report.json"
 NEVER_MADE = "never made from these inputs"
+_PARTS = 3  # of an artifact's folder: pipeline, step and key
 NOT_STEPS = frozenset({"runs", "promotions", "index"})
 
 
@@ -126,6 +127,9 @@ class Store:
 
     def discard(self, folder: str) -> None:
         """Remove an artifact that was found damaged."""
+        parts = Path(folder).parts
+        if len(parts) != _PARTS or not {"..", "/"}.isdisjoint(parts) or "\0" in folder:  # a worker may say anything
+            raise StoreError(f"{folder!r:.99} is no artifact of this store", "report this: it is not removed")
         with store_errors(self.root):
             remove_tree(self.root / folder)
 
@@ -174,7 +178,7 @@ class Store:
             report = read_report(folder)
         except StoreError as error:
             return Miss(error.message, damaged=folder)
-        if report.key != key:
+        if (report.pipeline, report.step, report.key) != (recipe.pipeline, recipe.step, key):
             return Miss(f"{folder.name} holds another key", damaged=folder)
         problem = self.verified.first_problem(folder, report.files)
         if problem:
@@ -248,7 +252,7 @@ def read_report(folder: Path) -> Report:
         return Report.model_validate_json((folder / REPORT).read_bytes())
     except OSError as error:
         raise StoreError(f"{REPORT} cannot be read: {error.strerror}", "the artifact is made again") from error
-    except ValidationError as error:
+    except ValueError as error:  # also for a folder's name that none can have
         raise StoreError(f"{REPORT} is not a valid report", "the artifact is made again", str(error)) from error
 
 
@@ -266,9 +270,10 @@ def _record(path: Path) -> FileRecord:
 
 
 def _folders(pipeline: Path) -> list[Path]:
-    """The folders in which a pipeline's files are written: steps, runs, promotions, indexes and artifacts."""
-    steps = [path for path in pipeline.glob("*/") if path.is_dir()]
-    return [*steps, *(path for step in steps for path in step.glob("*/") if not path.name.startswith("."))]
+    """The folders in which a pipeline's files are written: steps, runs, promotions, indexes and artifacts; no links."""
+    steps = [path for path in pipeline.glob("*/") if path.is_dir() and not path.is_symlink()]
+    inner = (path for step in steps for path in step.glob("*/") if not path.name.startswith("."))
+    return [*steps, *(path for path in inner if not path.is_symlink())]
 
 
 def _hidden(folder: Path) -> list[Path]:

@@ -76,16 +76,36 @@ def history_problems(
         seen[name] = digest
 
 
+def engine_problems(root: Path, record: "Promotion") -> Iterator[str]:
+    """List what is not as signed of the engine that a record put in force, in the store at `root`."""
+    folder = root / record.artifact
+    try:
+        inside = folder.resolve().is_relative_to(root.resolve())
+    except (OSError, ValueError, RuntimeError):  # a name that none can have, or links in a circle
+        inside = False
+    if inside:
+        yield from file_problems(folder, record.files)
+    else:
+        yield f"its artifact {record.artifact!r:.99} is not in the store"
+
+
 def file_problems(folder: Path, files: dict[str, str]) -> Iterator[str]:
     """List the files of an engine that are not what was signed."""
     if not files:
         yield "the record names no files of the engine"
     for name, digest in files.items():
-        path = folder / name
-        if Path(name).name != name or not path.is_file():
-            yield f"{name} is missing"
-        elif sha256_file(path) != digest:
+        found = _digest(folder / name) if Path(name).name == name else None
+        if found is None:
+            yield f"{name[:99]} is missing"
+        elif found != digest:
             yield f"{name} was altered"
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return sha256_file(path) if path.is_file() else None
+    except (OSError, ValueError):  # not to be read, or a name that none can have
+        return None
 
 
 def require(root: Path, pipeline: str, problems: Iterable[tuple[str, str]]) -> None:
@@ -107,14 +127,10 @@ def trusted(root: Path, record: "Promotion", authority: Authority) -> None:
     """
     if not authority.trusted or not record.key:
         return
-    problem = signature_problem(record, authority.trusted)
-    folder = root / record.artifact
-    if not problem and not folder.resolve().is_relative_to(root.resolve()):
-        problem = f"its artifact {record.artifact!r} is not in the store"
-    problem = problem or next(file_problems(folder, record.files), "")
+    problem = signature_problem(record, authority.trusted) or next(engine_problems(root, record), "")
     if problem:
         raise TrustError(
             f"{record.id} of {record.pipeline} ({record.key[:12]}) is not used: {problem}",
-            f"`trust:` asks for what was signed: put its files in {folder} back, or promote an engine that passed: "
-            f"trtflow promote {record.pipeline} ID",
+            f"`trust:` asks for what was signed: put the files in {root / record.artifact} back, "
+            f"or promote an engine that passed: trtflow promote {record.pipeline} ID",
         )

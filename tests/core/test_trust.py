@@ -262,15 +262,17 @@ def test_what_was_built_again_is_signed_by_hand_only(promotions: Promotions) -> 
     assert promotions.promote(again, by_hand=True).files == again.files
 
 
-@pytest.mark.parametrize("artifact", ["/etc", "../../keys", "digits/../../keys"])
+@pytest.mark.parametrize("artifact", ["/etc", "../../keys", "digits/../../keys", "a\0b", "digits/circle"])
 def test_an_artifact_outside_the_store_is_not_used(promotions: Promotions, artifact: str) -> None:
     choice = engine(promotions, "a").model_copy(update={"artifact": artifact})
+    (promotions.root / "digits/circle").symlink_to("circle")
     with pytest.raises(TrustError, match="is not in the store"):
         trusted(promotions.root, promotions.promote(choice), promotions.authority)
 
 
-def test_a_file_outside_the_engines_folder_is_none_of_it(promotions: Promotions) -> None:
-    choice = engine(promotions, "a").model_copy(update={"files": {"../b/model.engine": "0" * 64}})
+@pytest.mark.parametrize("name", ["../b/model.engine", "a\0b", "x" * 5000, "", "."])
+def test_a_file_outside_the_engines_folder_is_none_of_it(promotions: Promotions, name: str) -> None:
+    choice = engine(promotions, "a").model_copy(update={"files": {name: "0" * 64}})
     promoted(promotions, "b")
     with pytest.raises(TrustError, match="is missing"):
         trusted(promotions.root, promotions.promote(choice), promotions.authority)
