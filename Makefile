@@ -1,6 +1,6 @@
 # Everything runs in .venv, made here from whatever Python 3.11 or 3.12 is on PATH (or PYTHON=...).
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test bench minilm matrix faults clean
+.PHONY: help venv demo test bench minilm matrix faults fuzz clean
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -35,6 +35,9 @@ matrix: $(MINILM) ## bring six architectures to every precision, and record what
 
 faults: venv ## kill, fill and truncate on purpose, and record what happened (slow)
 	$(BIN)/python benchmarks/faults.py
+
+fuzz: venv ## feed every document, index and worker what is nearly right, MINUTES (10) each, and record what happened
+	$(BIN)/python benchmarks/fuzz.py --minutes $(or $(MINUTES),10)
 
 clean: ## remove .venv and the tools' caches; the artifacts stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
