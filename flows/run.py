@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 import uuid
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -101,9 +101,8 @@ def run_pipeline(run: Run, workers: Workers) -> RunOutcome:
 
 def drive(run: Run, workers: Workers, submit: Submit) -> RunOutcome:
     """Run the DAG. What ends it early is recorded; an interruption and a wrong YAML are also raised again."""
-    options = run.options
-    context = Context(run.pipeline, run.config, run.store, workers, run.journal)
-    context = replace(context, again=options.again, authority=options.authority)
+    again, authority = run.options.again, run.options.authority
+    context = Context(run.pipeline, run.config, run.store, workers, run.journal, again=again, authority=authority)
     with contextlib.ExitStack() as held:
         return _drive(run, context, submit, held)
 

@@ -114,8 +114,8 @@ def require(root: Path, pipeline: str, problems: Iterable[tuple[str, str]]) -> N
     for name, problem in problems:
         raise TrustError(
             f"{folder / name} cannot be trusted: {problem}",
-            f"find out who wrote it. If `trust:` is new here, or a key was withdrawn: move {folder} aside, and sign "
-            f"what is to be in force anew: trtflow promote {pipeline} ID",
+            f"find out who wrote it. If `trust:` is new here, or a key was withdrawn: move {folder} aside, "
+            f"and run again, which signs what it promotes: trtflow run {pipeline}",
         )
 
 

@@ -112,6 +112,9 @@ def test_a_signature_is_asked_for_before_the_work(done: Project, call: Call) -> 
         said = call(done, *arguments)
         assert (said.code, said.out) == (1, "")
         assert f"{record(done).name} cannot be trusted: unsigned" in said.err
+    shutil.move(done.store / "tiny/promotions", done.folder / "before")  # what the message says to do
+    assert call(done, "run", "--json").code == 0
+    assert call(done, "verify").code == 0
 
 
 def test_decisions_by_hand_are_signed(signed: Project, call: Call) -> None:
