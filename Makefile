@@ -1,6 +1,6 @@
 # Everything runs in .venv, made here from whatever Python 3.11 or 3.12 is on PATH (or PYTHON=...).
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test bench minilm matrix corpus large faults many-runs screenshots clean
+.PHONY: help venv demo test bench minilm matrix corpus large faults many-runs fuzz screenshots clean
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -47,6 +47,9 @@ screenshots: $(MINILM) ## run minilm and take the pictures of its report (needs 
 
 many-runs: venv ## time list, show, plan and gc on a store of 1,000 runs, and record it
 	$(BIN)/python benchmarks/many_runs.py
+
+fuzz: venv ## feed every document, index and worker what is nearly right, MINUTES (10) each, and record what happened
+	$(BIN)/python benchmarks/fuzz.py --minutes $(or $(MINUTES),10)
 
 clean: ## remove .venv and the tools' caches; the artifacts stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

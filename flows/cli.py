@@ -25,6 +25,8 @@ _MODULES = {
     "report": "report",
     "promote": "promotion",
     "rollback": "promotion",
+    "keygen": "keygen",
+    "verify": "verify",
     "gc": "gc",
     "repro": "repro",
     "doctor": "doctor",
@@ -138,6 +140,10 @@ def _parser() -> ArgumentParser:
         add("promote", "put an engine of the last run in force by hand"),
         add("rollback", "bar what is promoted and put back what was before"),
     )
+    _key_options(
+        add("keygen", "make a pair of keys to sign promotions with; needs no YAML"),
+        add("verify", "check that what is in force is what a trusted key signed", "*"),
+    )
     _gc_options(add("gc", "remove what no recent run and no promotion needs", "*"))
     repro = add("repro", "run the request that made an artifact again, and compare")
     repro.add_argument("artifact", help="<pipeline>/<step>/<key>, as reports name it")
@@ -178,7 +184,16 @@ def _promotion_options(promote: ArgumentParser, rollback: ArgumentParser) -> Non
     promote.add_argument("name", metavar="NAME", help="a pipeline of the YAML")
     promote.add_argument("id", metavar="ID", help="<engine>/<precision>")
     rollback.add_argument("name", metavar="NAME", help="a pipeline of the YAML")
-    rollback.add_argument("--reason", default="rolled back by hand", help="kept in the record")
+    rollback.add_argument("--reason", type=_text, default="rolled back by hand", help="kept in the record")
+
+
+def _key_options(keygen: ArgumentParser, verify: ArgumentParser) -> None:
+    keygen.add_argument("--out", default=".", metavar="FOLDER", help="where to write them (default: here)")
+    keygen.add_argument("--name", default="trtflow", metavar="NAME", help="of the files (default: trtflow)")
+    add = verify.add_argument
+    add("--key", action="append", metavar="PUB", help="a public key to check with, in place of the YAML's `trust`")
+    add("--promotion", metavar="FILE", help="check a copied promoted.json, without YAML and store; needs --engine")
+    add("--engine", metavar="FOLDER", help="the engine's files that belong to --promotion")
 
 
 def _gc_options(gc: ArgumentParser) -> None:
@@ -190,6 +205,14 @@ def _gc_options(gc: ArgumentParser) -> None:
     gc.add_argument("--max-size", type=_size, default=None, metavar="SIZE", help=text)
     gc.add_argument("--dry-run", action="store_true", help="only say what would go")
     gc.add_argument("--yes", action="store_true", help="do not ask on a terminal")
+
+
+def _text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # bytes of another encoding, which no record can hold
+        raise ArgumentTypeError(f"{text!r} is not UTF-8") from error
+    return text
 
 
 def _seconds(text: str) -> float:

@@ -28,14 +28,14 @@ class Going:
 
 def collect_folder(store: Store, pipeline: str, rules: Rules) -> Going:
     """Look at a pipeline of a store in a folder."""
-    decision = decide(pipeline, FolderInventory(store.root, pipeline), rules)
+    decision = decide(pipeline, FolderInventory(store, pipeline), rules)
     folders = (*decision.artifacts, *decision.runs)
     return Going(folders, _bytes(store.root / folder for folder in folders), _notes(pipeline, decision))
 
 
 def clear_folder(store: Store, pipeline: str, rules: Rules, shown: Going) -> Going:
     """Remove those folders of a pipeline that were shown and still may go."""
-    decision = decide(pipeline, FolderInventory(store.root, pipeline), rules)
+    decision = decide(pipeline, FolderInventory(store, pipeline), rules)
     seen = frozenset(shown.folders)
     folders = tuple(folder for folder in (*decision.artifacts, *decision.runs) if folder in seen)
     freed = shown.freed_bytes if folders == shown.folders else _bytes(store.root / folder for folder in folders)

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from flows.records import run_folders
 from tasks.core.errors import StoreError
 from tasks.core.outcome import RunRecord, RunStatus
-from tasks.core.promotions import Promotion, Promotions
+from tasks.core.promotions import Promotion, promotions_in
 from tasks.core.report import KEY_IN_FOLDER_NAME
-from tasks.core.store import read_report
+from tasks.core.store import Store, read_report
 from tasks.drawings.figures import Decision, History, Measured
 
 # Runs that the page of a pipeline lists and draws.
@@ -79,11 +79,12 @@ class Past:
     promotions: tuple[Promotion, ...]
 
 
-def past_of(root: Path, pipeline: str) -> Past:
+def past_of(store: Store, pipeline: str) -> Past:
     """Read what is there; records that this version cannot read are left out."""
+    root = store.root
     folders = run_folders(root, pipeline)[:NEWEST]
     runs = tuple(line for folder in folders if (line := _line(folder)))
-    return Past(root, pipeline, runs, tuple(Promotions(root, pipeline).records()))
+    return Past(root, pipeline, runs, tuple(promotions_in(store, pipeline).records()))
 
 
 def with_run(past: Past, record: RunRecord) -> Past:

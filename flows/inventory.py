@@ -8,15 +8,16 @@ from pathlib import Path
 from flows.records import read_record
 from tasks.core.errors import StoreError
 from tasks.core.outcome import RunRecord
-from tasks.core.promotions import Promotions
-from tasks.core.store import NOT_STEPS, read_report
+from tasks.core.promotions import promotions_in
+from tasks.core.store import NOT_STEPS, Store, read_report
 
 
 class FolderInventory:
     """Looks while nothing is at work on the pipeline."""
 
-    def __init__(self, root: Path, pipeline: str) -> None:
-        self._root = root
+    def __init__(self, store: Store, pipeline: str) -> None:
+        self._store = store
+        self._root = store.root
         self._pipeline = pipeline
         self._records: dict[str, RunRecord | None] = {}
         self._lineage: dict[str, tuple[str, ...]] = {}
@@ -42,7 +43,8 @@ class FolderInventory:
 
     def promoted(self) -> list[str]:
         """Folders of the artifacts that were ever put in force."""
-        return [record.artifact for record in Promotions(self._root, self._pipeline).records() if record.artifact]
+        records = promotions_in(self._store, self._pipeline).records()
+        return [record.artifact for record in records if record.artifact]
 
     def lineage(self, folders: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """What each of the artifacts was made from."""
@@ -85,8 +87,9 @@ def stats(folder: Path) -> Iterator[os.stat_result]:
 
 
 def _folders(folder: Path) -> list[str]:
+    """Names of the folders in a folder; no links, whose content may be anybody's."""
     try:
-        entries = list(os.scandir(folder))
+        entries = [] if folder.is_symlink() else list(os.scandir(folder))
     except OSError:
         return []
-    return [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")]

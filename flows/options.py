@@ -6,7 +6,9 @@ from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
+from flows.authority import authority_of
 from tasks.core.config import Config, PipelineConfig
 from tasks.core.errors import ConfigError, RemoteRefused, StoreError, Where
 from tasks.core.store import Store
@@ -45,17 +47,28 @@ def options_from(arguments: Namespace) -> Options:
     )
 
 
-def open_store(options: Options, config: Config) -> Store:
-    """The store that is meant: a folder, or the cache of a URL; raise ConfigError where there can be none."""
+def open_store(options: Options, config: Config, *, signs: bool = False) -> Store:
+    """The store that is meant: a folder, or the cache of a URL; raise ConfigError where there can be none.
+
+    A command that `signs` what it puts in force needs the key for it.
+    """
+    authority = authority_of(config, options, signs=signs)
     named = config.store if options.store is None else options.store
     where = locate(options.file, ["store"]) if options.store is None else Where()
     if not named:
         raise ConfigError("the store has no name", "give a folder, or a URL: s3://bucket/folder, file:///...", where)
-    if "://" not in named:
-        base = Path.cwd() if options.store else options.project
-        return Store((base / Path(named).expanduser()).absolute(), options.project)
-    shared = _shared(named, _cache_folder(options), where)
-    return Store(shared.root, options.project, shared=shared)
+    if "\0" in unquote(named):
+        raise ConfigError(f"{named!r:.99} is no place for a store", "use a folder, or file:///...", where)
+    if "://" in named:
+        shared = _shared(named, _cache_folder(options), where)
+        return Store(shared.root, options.project, shared=shared, authority=authority)
+    base = Path.cwd() if options.store else options.project
+    try:
+        root = (base / Path(named).expanduser()).absolute()
+    except RuntimeError as error:  # "~name" is a user that is not here
+        cure = "use a folder, or file:///..."
+        raise ConfigError(f"{named!r:.99} is no place for a store: {error}", cure, where) from error
+    return Store(root, options.project, authority=authority)
 
 
 def _shared(url: str, cache: Path, where: Where) -> "Shared":

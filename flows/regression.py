@@ -12,6 +12,7 @@ from tasks.core.errors import ArtifactDamaged, ConfigError, StoreError, TrtflowE
 from tasks.core.promotions import Promotion, promotions_in
 from tasks.core.report import Artifact
 from tasks.core.store import artifact_of, read_report
+from tasks.core.trust import trusted
 from tasks.evaluate import EvaluateMetrics, evaluate, metric_of
 from tasks.gates import Rivalry, Verdict, regressions
 from tasks.runtimes.timing import PointFigures, Speedup
@@ -49,6 +50,7 @@ def baseline_of(context: Context, results: Sequence[Finding]) -> Baseline | None
         return None
     passed = [found for found in results if found.verdict.status == "passed"]
     own = {found.built.key: found.target.id for found in reversed(passed) if found.built}
+    trusted(context.store.root, line[0], context.store.authority)
     current, result = line[0], own.get(line[0].key, "")
     before = next((promotion for promotion in line if promotion.key not in own), None)
     if before is None:

@@ -22,8 +22,10 @@ from tasks.core.environment import environment
 from tasks.core.errors import ArtifactDamaged, ConfigError, StepError, StoreError, TrtflowError
 from tasks.core.files import store_errors, write_atomically
 from tasks.core.outcome import Promoted, RunOutcome, RunRecord, RunStatus
+from tasks.core.promotions import promotions_in
 from tasks.core.shared import Shared
 from tasks.core.store import Store
+from tasks.core.trust import Authority
 from tasks.promote import promote
 from tasks.runtimes.isolate import Workers
 from tasks.sources.collect import DataMetrics
@@ -42,6 +44,7 @@ class RunOptions:
     again: frozenset[str] = frozenset()  # steps to do again although they are cached
     resume: bool = False
     shared: Shared | None = None  # the remote store that `root` is the cache of
+    authority: Authority = field(default_factory=Authority)
 
 
 def _run_id() -> str:
@@ -76,6 +79,7 @@ class Run:
             self.stop,
             self.options.verify_all,
             replace(shared, stop=self.stop) if shared else None,
+            self.options.authority,
         )
 
     @property
@@ -145,6 +149,8 @@ def go(run: Run, context: Context, submit: Submit) -> RunOutcome:
     """Run the DAG and promote; an artifact that is found damaged is discarded and made again."""
     with store_errors(run.options.root):
         context.store.sweep(run.pipeline)
+    if run.options.authority.trusted:  # asked before hours of work, not behind them
+        promotions_in(run.store, run.pipeline).state()
     for _ in range(_REPAIRS):
         try:
             ending = _convert_and_promote(run, context, submit)

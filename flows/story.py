@@ -67,8 +67,7 @@ def in_force(current: Promotion | None) -> str:
 
 def signer_of(promotion: Promotion) -> str:
     """Who signed a promotion, where promotions are signed."""
-    signature = getattr(promotion, "signature", None)
-    return str(getattr(signature, "signer", None) or getattr(signature, "key_id", None) or signature or "")
+    return promotion.signature.key_id if promotion.signature else ""
 
 
 def chosen(found: Evidence) -> EngineOutcome | None:

@@ -34,7 +34,8 @@ def promote(context: Context, candidates: Sequence[Candidate]) -> Promoted | Non
     best, reason = choose(free, _objective(context.config), rises=_metric_rises(context))
     for name in best.built.files:
         context.file(best.built, name)  # what goes into force is verified byte by byte
-    choice = Choice(id=best.outcome.id, key=best.built.key, artifact=best.built.folder, reason=reason)
+    files = {record.name: record.sha256 for record in context.store.report(best.built).files}
+    choice = Choice(id=best.outcome.id, key=best.built.key, artifact=best.built.folder, reason=reason, files=files)
     record = promotions.promote(choice)
     return Promoted(id=record.id, key=record.key, reason=reason)
 

@@ -10,7 +10,7 @@ import pytest
 from tasks.core.outcome import RunsOutcome
 from tests.projects import ROOT, Project
 
-HEAVY = {"torch", "onnxruntime", "modelopt", "prefect", "onnx", "numpy", "matplotlib"}
+HEAVY = {"torch", "onnxruntime", "modelopt", "prefect", "onnx", "numpy", "matplotlib", "cryptography"}
 _IMPORTED = re.compile(r"^import time:\s+\d+ \|\s+\d+ \|\s+(\S+)$", re.MULTILINE)
 
 

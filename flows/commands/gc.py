@@ -11,6 +11,7 @@ from flows.collect import Going, clear_folder, clear_remote, collect_folder, col
 from flows.options import Options, chosen, open_store
 from flows.retention import Rules
 from flows.table import size_text
+from tasks.core.errors import StoreError
 from tasks.core.store import Store
 from tasks.core.yaml_source import load_config
 
@@ -82,6 +83,9 @@ def _collect_remote(store: Store, rules: dict[str, Rules], shown: _Sum | None) -
 
 @contextlib.contextmanager
 def _unused(store: Store, name: str) -> Iterator[bool]:
+    if (store.root / name).is_symlink():
+        place = store.root / name
+        raise StoreError(f"{place} is a link", "nothing behind a link is removed: give its place with --store")
     if not (store.root / name).is_dir():
         yield True
         return

@@ -20,7 +20,7 @@ def command(parsed: Namespace, options: Options) -> int:
     """Write a promotion or a rollback."""
     config, (name,) = load_given([parsed.name], options)
     pipeline = chosen(config, [name], options)[name]
-    store = open_store(options, config)
+    store = open_store(options, config, signs=True)
     if parsed.command == "promote":
         record = _promote(store, name, parsed.id)
     else:
@@ -63,10 +63,11 @@ def _promote(store: Store, name: str, wanted: str) -> Promotion:
     built = artifact_of(report)
     for file in built.files:
         store.file(built, file)
-    choice = Choice(id=engine.id, key=built.key, artifact=engine.artifact, reason="promoted by hand")
-    record_of_it = promotions_in(store, name).promote(choice, by_hand=True)
+    files = {record.name: record.sha256 for record in report.files}
+    choice = Choice(id=engine.id, key=built.key, artifact=built.folder, reason="promoted by hand", files=files)
+    written = promotions_in(store, name).promote(choice, by_hand=True)
     store.settle((engine.artifact, *report.recipe.lineage))
-    return record_of_it
+    return written
 
 
 def _sentence(record: Promotion) -> str:

@@ -27,8 +27,10 @@ def command(parsed: Namespace, options: Options) -> int:
     if parsed.checkpoint:
         pipelines = _with_checkpoint(pipelines, parsed.checkpoint)
     again = frozenset({"benchmark"} if parsed.rebenchmark else ())
-    store = open_store(options, config)
-    settings = RunOptions(store.root, options.project, parsed.verify, again, parsed.resume, store.shared)
+    store = open_store(options, config, signs=True)
+    settings = RunOptions(
+        store.root, options.project, parsed.verify, again, parsed.resume, store.shared, store.authority
+    )
     runs: list[Run] = []
     try:
         with Workers(parsed.timeout) as workers:  # for all pipelines: what one has imported, the next one finds

@@ -5,6 +5,7 @@ from argparse import Namespace
 
 from pydantic import BaseModel
 
+from flows.authority import authority_of
 from flows.options import Options
 from tasks.core.config import Config
 from tasks.core.names import check_names
@@ -22,6 +23,7 @@ def command(parsed: Namespace, options: Options) -> int:
         return 0
     config = load_config(options.file)
     check_names(config, options.file)
+    authority_of(config, options, signs=True)
     if options.json:
         print(json.dumps({"valid": True, "pipelines": sorted(config.pipelines)}))
         return 0

@@ -14,7 +14,7 @@ from tasks.core.config import PipelineConfig, complete
 from tasks.core.errors import ArtifactDamaged, NotMade, TrtflowError
 from tasks.core.files import store_errors, write_atomically
 from tasks.core.outcome import RunRecord, TimelineEntry
-from tasks.core.promotions import Promotions
+from tasks.core.promotions import promotions_in
 from tasks.core.store import artifact_of, read_report
 
 
@@ -24,9 +24,7 @@ def draw_charts(context: Context, submit: Submit, found: Evidence) -> list[str]:
     measured = found.reports.get(("benchmark", ""))
     samples = artifact_of(measured) if measured else None
     wanted: list[Chart] = list(charts_of(found, context.config))
-    history = history_of(
-        with_run(past_of(context.store.root, context.pipeline), found.record), objective_at(context.config)
-    )
+    history = history_of(with_run(past_of(context.store, context.pipeline), found.record), objective_at(context.config))
     wanted += [history] if history else []
     drawn = [
         (chart.kind, submit(charts, chart.kind, context, chart, samples if chart.kind == "latency" else None))
@@ -49,7 +47,7 @@ def write_run_page(context: Context, record: RunRecord, drawn: tuple[TimelineEnt
 
     store, pipeline = context.store, context.pipeline
     path = store.root / pipeline / "runs" / record.outcome.run / REPORT_PAGE
-    current = Promotions(store.root, pipeline).state().current
+    current = promotions_in(store, pipeline).state().current
     found = evidence(store.root, record)
     found.reports.update({(each.step, each.subject): read_report(store.root / str(each.artifact)) for each in drawn})
     text = run_page(store, found, context.config, current)
@@ -64,7 +62,7 @@ def write_index_page(context: Context) -> Path:
     from flows.pages.run_page import read_pictures
 
     store, pipeline = context.store, context.pipeline
-    past = past_of(store.root, pipeline)
+    past = past_of(store, pipeline)
     history = history_of(past, objective_at(context.config))
     pictures, missing = {}, "There is one measurement so far: from the second on, they are drawn."
     if history:
@@ -73,7 +71,7 @@ def write_index_page(context: Context) -> Path:
         except NotMade:
             missing = f"There is something new that was not drawn yet: trtflow report {pipeline} does it."
     path = store.root / pipeline / INDEX_PAGE
-    current = Promotions(store.root, pipeline).state().current
+    current = promotions_in(store, pipeline).state().current
     with store_errors(store.root):
         write_atomically(path, index_page(past, current, pictures, missing))
     return path

@@ -44,6 +44,7 @@ from tasks.core.config_sections import (
     PromoteConfig,
     RuntimeName,
     ScheduleConfig,
+    SigningConfig,
     TorchModel,
 )
 from tasks.core.signature import DimRange, InputSpec
@@ -81,6 +82,7 @@ __all__ = [
     "RepairConfig",
     "RuntimeName",
     "ScheduleConfig",
+    "SigningConfig",
     "Source",
     "TorchModel",
     "complete",
@@ -146,12 +148,17 @@ def _model_problems(pipeline: PipelineConfig) -> Iterator[Problem]:
 
 
 class Config(Section):
-    """A pipelines.yaml: `store` is a folder beside it, or a URL."""
+    """A pipelines.yaml: `store` is a folder beside it, or a URL.
+
+    `signing` says with what promotions are signed, `trust` lists the public keys of which one must have signed.
+    """
 
     reserved: ClassVar[tuple[str, ...]] = (*RESERVED, "interpreters")
 
     version: Literal[1]
     store: PathText = "artifacts"
+    signing: SigningConfig | None = None
+    trust: tuple[PathText, ...] | None = Field(default=None, min_length=1)
     pipelines: dict[Name, PipelineConfig] = Field(min_length=1)
 
     @field_validator("version", mode="before")

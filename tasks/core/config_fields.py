@@ -56,8 +56,13 @@ def suggest(found: str, valid: Iterable[str]) -> str:
     return f"{nearest(found, names)}valid here: {', '.join(names)}" if names else ""
 
 
+def is_name(text: str) -> bool:
+    """Tell whether `text` can be the name of something, and so of a file."""
+    return _NAME.fullmatch(text) is not None and ".." not in text
+
+
 def _name(text: str) -> str:
-    if not _NAME.fullmatch(text) or ".." in text:
+    if not is_name(text):
         cure = "use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit, without '..'"
         raise refusal([Problem(f"{text!r} cannot be a name", cure)])
     return text

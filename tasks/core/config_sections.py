@@ -240,6 +240,12 @@ class FoldConfig(Section):
     )
 
 
+class SigningConfig(Section):
+    """`key` is the private key that promotions are signed with; `~` stands for the home folder."""
+
+    key: PathText
+
+
 class ScheduleConfig(Section):
     """When to run by itself: five fields of cron, and the time zone they are read in."""
 

@@ -11,6 +11,7 @@ TrtflowError            one paragraph: what happened, what was expected, what to
 |   |-- RemoteRefused   a remote store has no such bucket, knows no such user, or does not let this one write
 |   `-- RemoteDamaged   what a remote store holds of an artifact is missing or is not what its report says
 |-- PromotionError      nothing to promote, or nothing to roll back to
+|-- TrustError          what is in force is not signed, or not what was signed
 `-- NotMade             a plan found that a step would have to run
 KeyboardInterrupt
 `-- Interrupted         SIGINT or SIGTERM (exit code 130 or 143): no handler of errors may hold it up
@@ -97,6 +98,10 @@ class RemoteDamaged(StoreError):  # noqa: N818 - a state of the artifact
 
 class PromotionError(TrtflowError):
     """There is nothing to promote, or nothing to roll back to."""
+
+
+class TrustError(TrtflowError):
+    """A promotion, or the engine that it put in force, is not what a trusted key signed."""
 
 
 class NotMade(TrtflowError):  # noqa: N818 - an answer, not a fault

@@ -48,12 +48,12 @@ def _references(pipeline: PipelineConfig) -> Iterator[_Reference]:
     if isinstance(model, TorchModel):
         yield _Reference(("model", "torch"), model.torch, _function_problems)
         if model.checkpoint is not None:
-            yield _Reference(("model", "checkpoint"), model.checkpoint, _file_problems)
+            yield _Reference(("model", "checkpoint"), model.checkpoint, file_problems)
     else:
         yield _Reference(("model", "onnx"), model.onnx, _onnx_problems)
     for name, data in (("calibration", calibration), ("evaluation", evaluation)):
         if data is not None:
-            check = _file_problems if is_npz(data.source) else _function_problems
+            check = file_problems if is_npz(data.source) else _function_problems
             yield _Reference(("data", name, "source"), data.source, check)
     if evaluation is not None and evaluation.metric is not None:
         path = ("data", "evaluation", "metric", "function")
@@ -73,7 +73,8 @@ def _hidden_packages(folder: Path) -> Iterator[Problem]:
             )
 
 
-def _file_problems(folder: Path, text: str) -> Iterator[Problem]:
+def file_problems(folder: Path, text: str) -> Iterator[Problem]:
+    """Say why `text` is no file that can be read; nothing where it is one."""
     path = folder / text
     try:
         mode = path.stat().st_mode
@@ -91,7 +92,7 @@ def _file_problems(folder: Path, text: str) -> Iterator[Problem]:
 def _onnx_problems(folder: Path, text: str) -> Iterator[Problem]:
     """A folder may stand for the one ONNX file in it."""
     if not S_ISDIR(_mode(folder / text)):
-        yield from _file_problems(folder, text)
+        yield from file_problems(folder, text)
         return
     try:
         found = candidates(folder / text)

@@ -1,6 +1,7 @@
 """What is promoted: immutable records, and promoted.json derived from them."""
 
 import contextlib
+import hashlib
 import threading
 import uuid
 from collections.abc import Iterator
@@ -9,12 +10,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from tasks.core.errors import PromotionError, StoreError
+from tasks.core.digests import sha256_file
+from tasks.core.errors import PromotionError, StoreError, TrustError
 from tasks.core.files import store_errors, write_atomically
 from tasks.core.frozen import Frozen
 from tasks.core.locks import file_lock
+from tasks.core.signing import KeySignature
+from tasks.core.trust import Authority, history_problems, require, trusted
 
 if TYPE_CHECKING:
     from tasks.core.mirror import Mirror
@@ -24,8 +28,18 @@ _TIME = "%Y%m%dT%H%M%S.%fZ"
 _TICK = timedelta(microseconds=1)
 
 
+class Previous(Frozen):
+    """The record before another one."""
+
+    name: str
+    sha256: str
+
+
 class Promotion(Frozen):
-    """One promotion or rollback; `id` and `key` are what is in force after it (empty: nothing is)."""
+    """One promotion or rollback; `id`, `key` and `files` are what is in force after it (empty: nothing is).
+
+    `name` is that of its own file. All but the signature is signed: see `tasks.core.trust.payload`.
+    """
 
     schema_version: Literal[1] = 1
     kind: Literal["promotion", "rollback"]
@@ -37,6 +51,10 @@ class Promotion(Frozen):
     at: str
     by_hand: bool = False
     barred: str | None = None
+    files: dict[str, str] = Field(default_factory=dict)
+    name: str = ""
+    previous: Previous | None = None
+    signature: KeySignature | None = None
 
 
 class PromotedState(Frozen):
@@ -47,34 +65,47 @@ class PromotedState(Frozen):
 
 
 class Choice(Frozen):
-    """An engine to promote."""
+    """An engine to promote; `files` are the sha256 of its artifact's."""
 
     id: str
     key: str
     artifact: str
     reason: str
+    files: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Promotions:
-    """The promotions of one pipeline; with a `mirror`, those that any machine made."""
+    """The promotions of one pipeline; with a `mirror`, those that any machine made.
+
+    Where trust is asked for, records that cannot be trusted are a TrustError.
+    """
 
     root: Path
     pipeline: str
     stop: threading.Event = field(default_factory=threading.Event)
     mirror: "Mirror | None" = None
+    authority: Authority = field(default_factory=Authority)
 
     @property
     def folder(self) -> Path:
         """Folder of the records."""
         return self.root / self.pipeline / "promotions"
 
+    @property
+    def derived(self) -> Path:
+        """The file that tells others what is in force."""
+        return self.root / self.pipeline / "promoted.json"
+
     def records(self) -> list[Promotion]:
         """All records, oldest first."""
-        if self.mirror is not None:
-            with store_errors(self.root):
-                self.mirror.pull(f"{self.pipeline}/promotions")
+        self._pull()
         return self._known()
+
+    def history(self) -> list[tuple[str, str, Promotion]]:
+        """File name, sha256 and content of all records, oldest first, whether or not they can be trusted."""
+        self._pull()
+        return self._read_all()
 
     def state(self) -> PromotedState:
         """What is in force."""
@@ -93,7 +124,7 @@ class Promotions:
                 raise PromotionError(
                     f"{choice.id} was rolled back", f"to lift that: trtflow promote {self.pipeline} {choice.id}"
                 )
-            if state.current and (state.current.key, state.current.id) == (choice.key, choice.id):
+            if state.current and self._stands(state.current, choice, by_hand=by_hand):
                 self._derive()  # a run may have been killed between its record and this
                 return state.current
             return self._write(
@@ -108,6 +139,8 @@ class Promotions:
                 raise PromotionError(f"nothing of {self.pipeline} is promoted", "there is nothing to roll back")
             barred = state.current.key
             previous = next((old for old in reversed(before) if old.key not in (*state.barred, barred)), None)
+            if previous is not None:
+                trusted(self.root, previous, self.authority)
             return self._write(
                 Promotion(
                     kind="rollback",
@@ -115,12 +148,25 @@ class Promotions:
                     id=previous.id if previous else "",
                     key=previous.key if previous else "",
                     artifact=previous.artifact if previous else "",
+                    files=previous.files if previous else {},
                     reason=reason,
                     at=_now(),
                     by_hand=True,
                     barred=barred,
                 )
             )
+
+    def _stands(self, current: Promotion, choice: Choice, *, by_hand: bool) -> bool:
+        """Whether the record in force says already what a promotion of `choice` would."""
+        if (current.key, current.id) != (choice.key, choice.id):
+            return False
+        same = choice.files in ({}, current.files)
+        if not same and self.authority.trusted and not by_hand:
+            raise TrustError(
+                f"{choice.id} of {self.pipeline} ({choice.key[:12]}) is in force, and its files are not those signed",
+                f"an engine that was built again differs: look at it, then trtflow promote {self.pipeline} {choice.id}",
+            )
+        return same and (current.signature is not None or self.authority.signer is None)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -130,16 +176,30 @@ class Promotions:
                 yield
 
     def _known(self) -> list[Promotion]:
-        return [_read(path) for path in self._paths()]
+        history = self._read_all()
+        if self.authority.trusted:
+            require(self.root, self.pipeline, history_problems(history, self.pipeline, self.authority.trusted))
+        return [record for _, _, record in history]
+
+    def _read_all(self) -> list[tuple[str, str, Promotion]]:
+        return [(path.name, *_read(path)) for path in self._paths()]
+
+    def _pull(self) -> None:
+        if self.mirror is not None:
+            with store_errors(self.root):
+                self.mirror.pull(f"{self.pipeline}/promotions")
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("[!.]*.json"))
 
     def _write(self, record: Promotion) -> Promotion:
-        name, content = self._new_name(), record.model_dump_json(indent=1) + "\n"
+        newest = max(self._paths(), default=None)
+        previous = Previous(name=newest.name, sha256=sha256_file(newest)) if newest else None
+        record = self.authority.sign(record.model_copy(update={"name": self._new_name(), "previous": previous}))
+        content = record.model_dump_json(indent=1) + "\n"
         if self.mirror is not None:  # first: what the others do not know of is not in force here either
-            self.mirror.push_new(f"{self.pipeline}/promotions/{name}", content)
-        write_atomically(self.folder / name, content)
+            self.mirror.push_new(f"{self.pipeline}/promotions/{record.name}", content)
+        write_atomically(self.folder / record.name, content)
         self._derive()
         return record
 
@@ -150,7 +210,7 @@ class Promotions:
         return f"{max(now, newest + _TICK):{_TIME}}-{uuid.uuid4().hex[:6]}.json"
 
     def _derive(self) -> None:
-        path = self.root / self.pipeline / "promoted.json"
+        path = self.derived
         state = _replay(self._known())[0].model_dump_json(indent=1) + "\n"
         if not path.is_file() or path.read_bytes() != state.encode():
             write_atomically(path, state)
@@ -161,7 +221,7 @@ class Promotions:
 def promotions_in(store: "Store", pipeline: str) -> Promotions:
     """The promotions of a pipeline in a store, remote or not."""
     mirror = store.shared.mirror if store.shared else None
-    return Promotions(store.root, pipeline, store.stop, mirror)
+    return Promotions(store.root, pipeline, store.stop, mirror, store.authority)
 
 
 def _replay(records: list[Promotion]) -> tuple[PromotedState, list[Promotion]]:
@@ -189,9 +249,11 @@ def _time_in(name: str) -> datetime:
         return datetime.min.replace(tzinfo=UTC)
 
 
-def _read(path: Path) -> Promotion:
+def _read(path: Path) -> tuple[str, Promotion]:
+    """The sha256 of a record's file, and the record."""
     try:
-        return Promotion.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        return hashlib.sha256(content).hexdigest(), Promotion.model_validate_json(content)
     except (OSError, ValidationError) as error:
         raise StoreError(f"{path} is not a promotion record", "restore it from a backup, or remove it") from error
 

@@ -1,14 +1,24 @@
 """The recipe that an artifact's key is made from, and the report that lies beside its files."""
 
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue
 
 from tasks.core.digests import canonical, sha256_text
 from tasks.core.environment import Environment
 from tasks.core.frozen import Frozen
 
 KEY_IN_FOLDER_NAME = 20
+
+
+def _part(text: str) -> str:
+    if text in ("", ".", "..") or "/" in text or "\0" in text:
+        raise ValueError(f"{text!r} is no name of a file or folder")
+    return text
+
+
+# One part of a path: a report that was made up must not lead out of the store.
+Part: TypeAlias = Annotated[str, AfterValidator(_part)]
 
 
 class Observation(Frozen):
@@ -55,7 +65,7 @@ class Recipe(Frozen):
 class FileRecord(Frozen):
     """One file of an artifact."""
 
-    name: str
+    name: Part
     bytes: int
     sha256: str
 
@@ -64,10 +74,10 @@ class Report(Frozen):
     """What one step made, from what, where and how; the same envelope for every step."""
 
     schema_version: Literal[1] = 1
-    pipeline: str
-    step: str
+    pipeline: Part
+    step: Part
     subject: str
-    key: str
+    key: Part
     recipe: Recipe
     observed: tuple[Observation, ...] | None
     environment: Environment

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
 from tasks.core.digests import SourceDigests
 from tasks.core.environment import environment
@@ -20,6 +20,7 @@ from tasks.core.locks import file_lock, try_file_lock
 from tasks.core.observations import IndexEntry, Observer, append_index, read_index
 from tasks.core.report import KEY_IN_FOLDER_NAME, Artifact, FileRecord, Observation, Recipe, Report
 from tasks.core.sweep import remove_whatever, sweep
+from tasks.core.trust import Authority
 from tasks.core.verified import Verified, known, link, sha256_once
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 REPORT = "report.json"
 NEVER_MADE = "never made from these inputs"
+_PARTS = 3  # of an artifact's folder: pipeline, step and key
 NOT_STEPS = frozenset({"runs", "promotions", "index"})
 
 
@@ -66,7 +68,8 @@ class Store:
 
     `produce` is the only writer. It leaves the artifact whole or nothing, computes it once however many
     processes ask for it at the same time, and waits for none that is dead. With `shared` it is the cache of a
-    remote store: what is not here is fetched from there, and what is made here is uploaded.
+    remote store: what is not here is fetched from there, and what is made here is uploaded. `authority` signs what is
+    put in force, and says whose signatures count.
     """
 
     root: Path
@@ -74,6 +77,7 @@ class Store:
     stop: threading.Event = field(default_factory=threading.Event)
     verify_all: bool = False
     shared: "Shared | None" = None
+    authority: Authority = field(default_factory=Authority)
 
     @property
     def place(self) -> str:
@@ -193,6 +197,9 @@ class Store:
 
     def discard(self, folder: str) -> None:
         """Remove an artifact that was found damaged."""
+        parts = Path(folder).parts
+        if len(parts) != _PARTS or not {"..", "/"}.isdisjoint(parts) or "\0" in folder:  # a worker may say anything
+            raise StoreError(f"{folder!r:.99} is no artifact of this store", "report this: it is not removed")
         with store_errors(self.root):
             remove_tree(self.root / folder)
 
@@ -289,7 +296,7 @@ class Store:
             report = read_report(folder)
         except StoreError as error:
             return Miss(error.message, damaged=folder, told=True)
-        if report.key != key:
+        if (report.pipeline, report.step, report.key) != (recipe.pipeline, recipe.step, key):
             return Miss(f"{folder.name} holds another key", damaged=folder, told=True)
         problem = self.verified.first_problem(folder, report.files)
         if problem:
@@ -363,7 +370,7 @@ def read_report(folder: Path) -> Report:
         return Report.model_validate_json((folder / REPORT).read_bytes())
     except OSError as error:
         raise StoreError(f"{REPORT} cannot be read: {error.strerror}", "the artifact is made again") from error
-    except ValidationError as error:
+    except ValueError as error:  # also for a folder's name that none can have
         raise StoreError(f"{REPORT} is not a valid report", "the artifact is made again", str(error)) from error
 
 

@@ -19,9 +19,10 @@ def sweep(root: Path, pipeline: str) -> None:
 
 
 def _folders(pipeline: Path) -> list[Path]:
-    """The folders in which a pipeline's files are written: steps, runs, promotions, indexes and artifacts."""
-    steps = [path for path in pipeline.glob("*/") if path.is_dir()]
-    return [*steps, *(path for step in steps for path in step.glob("*/") if not path.name.startswith("."))]
+    """The folders in which a pipeline's files are written: steps, runs, promotions, indexes and artifacts; no links."""
+    steps = [path for path in pipeline.glob("*/") if path.is_dir() and not path.is_symlink()]
+    inner = (path for step in steps for path in step.glob("*/") if not path.name.startswith("."))
+    return [*steps, *(path for path in inner if not path.is_symlink())]
 
 
 def _hidden(folder: Path) -> list[Path]:

@@ -300,8 +300,7 @@ class Process:
                 return None
             except OSError:
                 message = b""
-            lost = Ended(reason="was lost together with the process that it was forked from")
-            self._ended = Ended.model_validate_json(message) if message else lost
+            self._ended = _ended(message)
         return os.waitstatus_to_exitcode(self._ended.status)
 
     def _lost(self) -> WorkerError:
@@ -343,6 +342,18 @@ def _launch(command: list[str], descriptor: int, log: int) -> "subprocess.Popen[
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _ended(message: bytes) -> Ended:
+    """Read what a zygote says of a worker's end; no message where the zygote is gone as well."""
+    if not message:
+        return Ended(reason="was lost together with the process that it was forked from")
+    try:
+        ended = Ended.model_validate_json(message)
+        os.waitstatus_to_exitcode(ended.status)
+    except (ValueError, OverflowError):
+        return Ended(reason="ended, and how cannot be read: do its interpreter and this one use the same trtflow?")
+    return ended
 
 
 def _signal_name(number: int) -> str:

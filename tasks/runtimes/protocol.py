@@ -21,6 +21,7 @@ from tasks.core.errors import (
     StepError,
     StoreError,
     TrtflowError,
+    TrustError,
     UserCodeError,
     Where,
     WorkerError,
@@ -41,6 +42,7 @@ Kind: TypeAlias = Literal[
     "StoreError",
     "ArtifactDamaged",
     "PromotionError",
+    "TrustError",
     "NotMade",
 ]
 # What a worker runs is known by its annotations only, which `types_of` reads and checks.
@@ -221,6 +223,8 @@ def _rebuild(failure: Failure) -> TrtflowError:  # noqa: C901, PLR0911  one arm 
             return ArtifactDamaged(message, failure.folder)
         case "PromotionError":
             return PromotionError(message)
+        case "TrustError":
+            return TrustError(message)
         case "NotMade":
             return NotMade(message)
         case _:

@@ -15,7 +15,7 @@ import pytest
 from tasks.core.digests import sha256_file
 from tasks.core.errors import ArtifactDamaged, StepError, StoreError
 from tasks.core.report import Artifact, Observation, Recipe
-from tasks.core.store import Made, Miss, Produced, Store
+from tasks.core.store import Made, Miss, Produced, Store, read_report
 from tests.programs import Program
 
 RECIPE = Recipe(pipeline="digits", step="fold", version=1, params={"size": 3})
@@ -41,6 +41,9 @@ recipe = Recipe(pipeline="digits", step="fold", version=1, params={"size": 3})
 made = Store(root / "store", root).produce(recipe, make)
 print("cached" if made.cached else "made", flush=True)
 """
+
+
+FAR_FILE = {"name": "../../far", "bytes": 1, "sha256": "0"}
 
 
 @pytest.fixture
@@ -331,6 +334,38 @@ def test_report_of_another_artifact_is_no_hit(store: Store) -> None:
     found = store.find(other, observing=False)
     assert isinstance(found, Miss)
     assert "holds another key" in found.reason
+
+
+@pytest.mark.parametrize(
+    "change", [{"pipeline": "../.."}, {"step": "a/b"}, {"key": ".."}, {"pipeline": "a\0b"}, {"files": [FAR_FILE]}]
+)
+def test_report_that_leads_out_of_the_store_is_none(store: Store, change: dict[str, object]) -> None:
+    folder, _ = produce(store)
+    report = folder / "report.json"
+    report.write_text(json.dumps(json.loads(report.read_text()) | change))
+    with pytest.raises(StoreError, match="is not a valid report"):
+        read_report(folder)
+
+
+@pytest.mark.parametrize("folder", ["", "digits", "../other/key", "/other/key", "digits/../..", "digits/fold/a\0b"])
+def test_what_is_no_artifact_is_not_discarded(store: Store, folder: str) -> None:
+    with pytest.raises(StoreError, match="is no artifact of this store"):
+        store.discard(folder)
+
+
+def test_folder_with_a_name_that_none_can_have_holds_no_report() -> None:
+    with pytest.raises(StoreError):
+        read_report(Path("a\0b"))
+
+
+def test_sweep_follows_no_link(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/.kept.partial").touch()
+    (store.root / "digits/build").mkdir(parents=True)
+    (store.root / "digits/linked").symlink_to(tmp_path / "other")
+    (store.root / "digits/build/linked").symlink_to(tmp_path / "other")
+    store.sweep("digits")
+    assert (tmp_path / "other/.kept.partial").exists()
 
 
 def test_secret_edit_is_found_when_the_file_is_opened(store: Store) -> None:

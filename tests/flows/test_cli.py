@@ -32,6 +32,13 @@ def test_a_store_given_by_hand_is_used(once: Project, call: Call, tmp_path: Path
     assert None not in [row["last_run"] for row in rows]
 
 
+@pytest.mark.parametrize("store", ["~nobody-of-that-name/x", "//[", "file:///a%00b"])
+def test_a_store_that_can_be_nowhere_is_refused(once: Project, call: Call, store: str) -> None:
+    said = call(once, "list", "--store", store)
+    assert (said.code, said.out) == (2, "")
+    assert "is no place for a store" in said.err
+
+
 def test_run_prints_exactly_the_documented_fields(done: Project, call: Call) -> None:
     said = call(done, "run", "tiny", "--json")
     (run,) = said.json.pop("runs")

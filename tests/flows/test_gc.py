@@ -207,3 +207,24 @@ def test_two_runs_share_a_pipeline_and_both_keep_gc_away(done: Project) -> None:
     with store.unused("tiny") as unused:
         assert unused
     assert not done.left_over()
+
+
+@pytest.mark.parametrize("link", ["tiny/linked", "tiny/build/linked", "tiny/runs/linked"])
+def test_nothing_behind_a_link_is_removed(aged: Project, call: Call, link: str) -> None:
+    outside = aged.folder / "outside/deep"
+    outside.mkdir(parents=True)
+    (outside / "kept").touch()
+    (aged.store / link).symlink_to(outside.parent)
+    assert call(aged, "gc", "--keep-runs", "1").code == 0
+    assert (outside / "kept").exists()
+    assert (aged.store / link).is_symlink()
+
+
+def test_a_pipeline_that_is_a_link_is_refused(aged: Project, call: Call) -> None:
+    (aged.store / "tiny").rename(aged.folder / "elsewhere")
+    (aged.store / "tiny").symlink_to(aged.folder / "elsewhere")
+    before = tree(aged.folder / "elsewhere")
+    said = call(aged, "gc", "--keep-runs", "1")
+    assert (said.code, said.out) == (1, "")
+    assert "tiny is a link" in said.err
+    assert tree(aged.folder / "elsewhere") == before

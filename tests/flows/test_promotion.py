@@ -61,6 +61,12 @@ def test_a_rollback_is_recorded_with_its_reason_and_bars_the_key(done: Project, 
     assert "trtflow promote tiny ID" in said.err
 
 
+def test_a_reason_that_no_record_can_hold_is_refused(done: Project, call: Call) -> None:
+    said = call(done, "rollback", "tiny", "--reason", "bad \udcff")
+    assert (said.code, said.out) == (2, "")
+    assert "is not UTF-8" in said.err
+
+
 def test_a_promotion_by_hand_lifts_the_bar(done: Project, call: Call) -> None:
     call(done, "rollback", "tiny")
     record = call(done, "promote", "tiny", "onnxruntime/fp32", "--json").json

@@ -17,7 +17,7 @@ import pytest
 
 from tasks.core.errors import WorkerError
 from tasks.runtimes.isolate import Home, Workers
-from tasks.runtimes.process import _limit_log, _log_tail
+from tasks.runtimes.process import _ended, _limit_log, _log_tail
 from tasks.runtimes.selftest import Pause, Text, echo, pause, talk
 
 HOME = Home(preload=("tasks.runtimes.selftest",))
@@ -288,3 +288,8 @@ def test_an_endless_log_does_not_fill_the_memory() -> None:
     assert os.fstat(log).st_blocks * 512 < 4 * 1024 * 1024
     assert _log_tail(log).endswith("the end")
     os.close(log)
+
+
+@pytest.mark.parametrize("message", [b"{", b"\xff", b'{"status": 127}', b'{"status": 1e30}', b'{"end": 1}'])
+def test_an_ending_that_cannot_be_read_is_told(message: bytes) -> None:
+    assert "how cannot be read" in _ended(message).reason
