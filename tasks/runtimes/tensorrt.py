@@ -57,6 +57,7 @@ class TensorRt:
             devices=("cuda:0",) if here else (),
             precisions=dialect.precisions,
             profiles=True,
+            streams=True,
             layers=True,
             not_run="" if here else "there is no NVIDIA GPU here",
         )

@@ -18,7 +18,7 @@ class Dialect(Frozen):
 
     weak: types in the graph are hints, and `kind_flags` let the builder follow them. network_flags: names of
     NetworkDefinitionCreationFlag. opset, ir_version: the highest that its parser reads, None where nothing is known to
-    be too new. offline: builds without a GPU, for a compute capability that it is told. lean: whether a plan can be
+    be too new. preview: names of PreviewFeature to switch on. offline: builds without a GPU, for a compute capability that it is told. lean: whether a plan can be
     made that other versions run.
     """
 
@@ -29,6 +29,7 @@ class Dialect(Frozen):
     ir_version: int | None
     precisions: tuple[str, ...]
     kind_flags: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    preview: tuple[str, ...] = ()
     offline: bool = False
     lean: bool = True
 
@@ -46,6 +47,8 @@ _TENSORRT: dict[int, Dialect] = {
         ir_version=8,
         precisions=("fp32", "fp16", "int8", "typed"),
         kind_flags=_WEAK,
+        # Several contexts of one profile, for several streams: from 10 on that is always so.
+        preview=("PROFILE_SHARING_0806",),
     ),
     10: Dialect(name="10", weak=False, network_flags=("STRONGLY_TYPED",), opset=21, ir_version=10, precisions=_EVERY),
     11: Dialect(name="11", weak=False, network_flags=(), opset=None, ir_version=None, precisions=_EVERY),

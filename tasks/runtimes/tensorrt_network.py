@@ -173,6 +173,8 @@ def _config(trt: "ModuleType", builder: Any, dialect: Dialect, settings: BuildSe
         (config.set_flag if on else config.clear_flag)(getattr(trt.BuilderFlag, name))
     if options.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    for feature in dialect.preview:
+        config.set_preview_feature(getattr(trt.PreviewFeature, feature), True)  # noqa: FBT003 - takes it by place
     if dialect.offline:
         capability = getattr(trt.ComputeCapability, f"SM{options.compute_capability.replace('.', '')}")
         config.num_compute_capabilities = 1
