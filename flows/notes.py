@@ -23,7 +23,8 @@ def notes_of(context: Context, findings: Findings) -> list[str]:
         notes += _calibration(name, context.metrics(found.calibration, CalibrationMetrics)) if found.calibration else []
     for found in findings.results:
         notes += _repair(context, found, findings.benchmark)
-    return [*notes, *(_noisy(findings.benchmark) if findings.benchmark else [])]
+        notes += [f"{found.target.id}: no table of its layers: {found.no_layers}"] if found.no_layers else []
+    return [*notes, *(_measured(findings.benchmark) if findings.benchmark else [])]
 
 
 def _typed(context: Context, made: Artifact) -> TypedMetrics:
@@ -94,6 +95,11 @@ def _noisy(measured: BenchmarkMetrics) -> list[str]:
         f"{len(noisy)} of {len(measured.points)} measurements were noisy ({worst.name} at {at} varied by "
         f"{worst.round_variation:.0%} between turns): measure again on a quiet host with --rebenchmark"
     ]
+
+
+def _measured(measured: BenchmarkMetrics) -> list[str]:
+    missing = {f"{point.name}: {point.figures.streams_missing}": None for point in measured.gpu}
+    return [*_noisy(measured), *(text for text in missing if not text.endswith(": "))]
 
 
 def _latency_cost(speedup: Speedup) -> str:

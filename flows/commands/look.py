@@ -11,7 +11,7 @@ from flows.records import last_record
 from flows.table import aligned
 from flows.terminal import print_record
 from tasks.core.config import Config
-from tasks.core.errors import TrtflowError
+from tasks.core.errors import ConfigError, TrtflowError
 from tasks.core.outcome import RunRecord
 from tasks.core.promotions import Promotion, Promotions
 from tasks.core.yaml_source import load_config
@@ -25,6 +25,12 @@ def command(parsed: Namespace, options: Options) -> int:
         return _list(config, root, options)
     (name,) = parsed.names
     record = _last(name, config, root, options)
+    if parsed.where is not None and parsed.layers is not None:
+        raise ConfigError("--where and --layers show different things", "ask for one of them")
+    if parsed.layers is not None:
+        from flows.commands.layers import show_layers
+
+        return show_layers(record, parsed.layers, _current(root, name), options, root)
     if parsed.where is None:
         return _show(record, _current(root, name), root, options)
     from flows.commands.where import show_where

@@ -209,11 +209,15 @@ class GatesConfig(Section):
 
 
 class BenchmarkConfig(Section):
-    """Where to measure, for how long a point, and whether beside the baselines."""
+    """Where to measure, for how long a point, and whether beside the baselines.
+
+    streams: how many streams at once to measure the throughput of, on runtimes that have streams.
+    """
 
     at: tuple[Point, ...] | None = Field(default=None, min_length=1)
     seconds: float = Field(default=2.0, gt=0)
     baselines: bool = True
+    streams: tuple[Annotated[int, Field(ge=1, le=64)], ...] = ()
 
 
 class PromoteConfig(Section):

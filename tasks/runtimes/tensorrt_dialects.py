@@ -18,8 +18,8 @@ class Dialect(Frozen):
 
     weak: types in the graph are hints, and `kind_flags` let the builder follow them. network_flags: names of
     NetworkDefinitionCreationFlag. opset, ir_version: the highest that its parser reads, None where nothing is known to
-    be too new. preview: names of PreviewFeature to switch on. offline: builds without a GPU, for a compute capability that it is told. lean: whether a plan can be
-    made that other versions run.
+    be too new. preview: names of PreviewFeature to switch on. offline: builds without a GPU, for a compute capability
+    that it is told. lean: whether a plan can be made that other versions run.
     """
 
     name: str

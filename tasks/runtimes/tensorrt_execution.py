@@ -215,7 +215,8 @@ class Execution:
         shape, dtype, size = self._shape(name), self._dtype(name), self._output_bytes(name)
         if not size:
             return np.empty(shape, dtype)
-        return self._buffers[name].pinned(size).view(dtype).reshape(shape).copy()
+        fetched: NDArray[np.generic] = self._buffers[name].pinned(size).view(dtype).reshape(shape).copy()
+        return fetched
 
     def _dtype(self, name: str) -> Any:  # noqa: ANN401 - a numpy dtype
         import numpy as np
