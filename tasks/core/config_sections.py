@@ -99,7 +99,8 @@ class EngineOptions(Section):
 
     threads: of the CPU. workspace_bytes: scratch memory that a kernel may ask for. optimization_level: how hard the
     builder looks. tf32: fp32 may be rounded to TF32. compute_capability: what TensorRT-RTX builds for, as "8.9".
-    cuda_graph: time inferences as one captured graph.
+    cuda_graph: time inferences as one captured graph. upper_bounds: of tensors that hold sizes which only running
+    tells, where the builder asks for one.
     """
 
     threads: int | None = Field(default=None, ge=1)
@@ -114,6 +115,7 @@ class EngineOptions(Section):
     plugins: tuple[PathText, ...] = ()
     compute_capability: str = Field(default="8.9", pattern=r"^\d{1,2}\.\d$")
     cuda_graph: bool = True
+    upper_bounds: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
 
 
 _TENSORRT_OPTIONS = (
@@ -126,6 +128,7 @@ _TENSORRT_OPTIONS = (
     "refittable",
     "plugins",
     "cuda_graph",
+    "upper_bounds",
 )
 OPTIONS: dict[RuntimeName, tuple[str, ...]] = {
     "onnxruntime": ("threads", "device"),

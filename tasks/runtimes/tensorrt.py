@@ -15,6 +15,7 @@ from tasks.core.signature import Signature
 from tasks.core.tensors import Tensors, load_batches
 from tasks.runtimes import base
 from tasks.runtimes.base import BuildMetrics, BuildRequest, Capabilities, EngineCard, OpenOptions, TensorSpec
+from tasks.runtimes.onnx_bounds import bounded
 from tasks.runtimes.tensorrt_dialects import Module, dialect_of
 from tasks.runtimes.tensorrt_network import BuildSettings, Messages, TensorRtOptions, build_plan
 from tasks.runtimes.tensorrt_session import TensorRtSession
@@ -66,11 +67,12 @@ class TensorRt:
         """Compile the graph, then run it at the smallest, the usual and the largest sizes."""
         trt, messages = self._imported(), Messages()
         options = _options(request)
-        settings = BuildSettings(
-            model=request.model, kind=request.precision, signature=request.signature, options=options
-        )
         try:
-            plan = build_plan(trt, settings, messages)
+            with bounded(request.model, options.upper_bounds) as model:
+                settings = BuildSettings(
+                    model=model, kind=request.precision, signature=request.signature, options=options
+                )
+                plan = build_plan(trt, settings, messages)
         except CannotRun as error:
             return BuildMetrics(
                 size_bytes=0, optimization="none", rejected=(), agreement_rel_l2=None, not_run=error.message

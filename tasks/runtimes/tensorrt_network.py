@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from tasks.core.errors import CannotRun, StepError
 from tasks.core.frozen import Frozen
 from tasks.core.signature import Signature
@@ -42,6 +44,7 @@ class TensorRtOptions(Frozen):
     plugins: tuple[Path, ...] = ()
     compute_capability: str = "8.9"
     cuda_graph: bool = True
+    upper_bounds: dict[str, int] = Field(default_factory=dict)
 
 
 class BuildSettings(Frozen):
