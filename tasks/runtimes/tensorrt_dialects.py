@@ -67,13 +67,18 @@ _RTX = Dialect(
 
 def dialect_of(module: "ModuleType") -> Dialect:
     """Find the line of the table for an imported TensorRT; raise StepError for a version that it has none for."""
-    if module.__name__ == "tensorrt_rtx":
+    return dialect_named(module.__name__, module.__version__)
+
+
+def dialect_named(module: str, version: str) -> Dialect:
+    """The same for one that is not imported here."""
+    if module == "tensorrt_rtx":
         return _RTX
-    major = int(module.__version__.partition(".")[0])
+    major = int(version.partition(".")[0])
     if major not in _TENSORRT:
         known = ", ".join(dialect.name for dialect in _TENSORRT.values())
         raise StepError(
-            f"{module.__name__} {module.__version__} is no TensorRT that this version of trtflow knows",
+            f"{module} {version} is no TensorRT that this version of trtflow knows",
             f"install one of {known}",
         )
     return _TENSORRT[major]
