@@ -85,6 +85,7 @@ def main(pipeline: str, feeds: str = "", outputs: str = "") -> None:
         found = run(plan, card, dict(np.load(feeds)) if feeds else usual_feeds(card))
     finally:
         primary.pop()
+        primary.detach()
     for name, array in found.items():
         print(f"{name}: {array.dtype}{list(array.shape)}, mean {array.mean():.6g}")
     if outputs:

@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pydantic import ValidationError
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 Name = Literal["tensorrt", "tensorrt-rtx"]
+Specs: TypeAlias = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 _CURES = {
     "tensorrt": "for one: pip install -c constraints.txt -c constraints/tensorrt10.txt -e '.[tensorrt10]'",
     "tensorrt-rtx": "pip install -c constraints.txt -c constraints/tensorrt-rtx.txt -e '.[tensorrt-rtx]'",
@@ -66,7 +67,7 @@ class TensorRt:
     def build(self, request: BuildRequest, folder: Path) -> BuildMetrics:
         """Compile the graph, then run it at the smallest, the usual and the largest sizes."""
         trt, messages = self._imported(), Messages()
-        options = _options(request)
+        options, specs = _options(request), _specs(request)
         try:
             with bounded(request.model, options.upper_bounds) as model:
                 settings = BuildSettings(
@@ -79,7 +80,7 @@ class TensorRt:
             )
         engine = folder / base.ENGINE
         engine.write_bytes(plan)
-        card = self._card(request, engine, options)
+        card = self._card(request, engine, options, specs)
         (folder / base.CARD).write_text(card.model_dump_json(indent=1), encoding="utf-8")
         not_run = self.probe().not_run
         if not not_run:
@@ -113,20 +114,16 @@ class TensorRt:
         except (ImportError, OSError, RuntimeError) as error:
             raise StepError(f"{self._module} cannot be imported: {error}", _CURES[self._name]) from error
 
-    def _card(self, request: BuildRequest, engine: Path, options: TensorRtOptions) -> EngineCard:
-        import onnx
-
-        graph = onnx.load(request.model, load_external_data=False).graph
-        weights = {tensor.name for tensor in graph.initializer}
-        inputs = _declared([value for value in graph.input if value.name not in weights])
+    def _card(self, request: BuildRequest, engine: Path, options: TensorRtOptions, specs: Specs) -> EngineCard:
+        inputs, outputs = specs
         return EngineCard(
             runtime=self._name,
             runtime_version=self._imported().__version__,
             precision=request.precision,
             device="cuda:0",
             host=request.host | gpu_host(),
-            inputs=base.input_specs(inputs, request.signature),
-            outputs=_declared(list(graph.output)),
+            inputs=inputs,
+            outputs=outputs,
             dims=request.signature.dims,
             settings=options.model_dump(mode="json"),
             engine_bytes=engine.stat().st_size,
@@ -143,6 +140,14 @@ class TensorRt:
 def _ends(signature: Signature, golden: Tensors) -> list[Tensors]:
     sizes = [signature.sizes(which) for which in ("min", "opt", "max")]
     return [resize(golden, signature, size) for size in sizes] if signature.dims else [golden]
+
+
+def _specs(request: BuildRequest) -> Specs:
+    """What the graph takes and gives; looked at first: a builder has no plain word for a graph that does not fit."""
+    graph = base.load_model(request.model, external_data=False).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = _declared([value for value in graph.input if value.name not in weights])
+    return base.input_specs(inputs, request.signature), _declared(list(graph.output))
 
 
 def _options(request: BuildRequest) -> TensorRtOptions:

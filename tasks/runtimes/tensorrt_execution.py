@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from tasks.core.errors import StepError
 from tasks.core.tensors import Tensors
 from tasks.runtimes import base
 from tasks.runtimes.base import EngineCard
@@ -145,7 +146,7 @@ class Execution:
 
     def outputs(self) -> Tensors:
         """What was downloaded, as arrays that are the caller's own."""
-        return {spec.name: self._fetched(spec.name) for spec in self._card.outputs}
+        return {spec.name: self._fetched(spec.name).astype(spec.dtype, copy=False) for spec in self._card.outputs}
 
     def run(self, feeds: Tensors) -> Tensors:
         """One inference, host memory to host memory."""
@@ -170,11 +171,12 @@ class Execution:
         """Whether the shape is another than before."""
         import numpy as np
 
-        buffer = self._buffers.setdefault(name, Buffer())
-        address = buffer.address(feed.nbytes)
-        self._sizes[name] = feed.nbytes
-        np.copyto(buffer.pinned(feed.nbytes).view(feed.dtype).reshape(feed.shape), feed)
-        self._set_address(name, address)
+        buffer, dtype = self._buffers.setdefault(name, Buffer()), self._dtype(name)
+        size = feed.size * int(dtype.itemsize)
+        self._sizes[name] = size
+        _check_fits(name, feed, dtype)
+        np.copyto(buffer.pinned(size).view(dtype).reshape(feed.shape), feed, casting="same_kind")
+        self._set_address(name, buffer.address(size))
         if self._shapes.get(name) == feed.shape:
             return False
         if not self.context.set_input_shape(name, feed.shape):
@@ -222,3 +224,17 @@ class Execution:
         import numpy as np
 
         return np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
+
+
+def _check_fits(name: str, feed: "NDArray[np.generic]", dtype: "np.dtype[np.generic]") -> None:
+    """TensorRT 8.6 has no int64: what it is given as int32 must have the same values."""
+    import numpy as np
+
+    if feed.dtype == dtype or feed.dtype.kind != "i" or not feed.size:
+        return
+    limits = np.iinfo(dtype.name)
+    if feed.min() < limits.min or feed.max() > limits.max:
+        raise StepError(
+            f"input '{name}' holds {feed.dtype} values beyond {dtype}, which the engine takes",
+            "TensorRT 8.6 has no int64: keep them smaller, or build for a newer TensorRT",
+        )

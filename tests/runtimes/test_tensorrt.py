@@ -12,7 +12,7 @@ from tasks.core.errors import CannotRun, StepError
 from tasks.runtimes.base import ENGINE, BuildRequest, OpenOptions, read_card
 from tasks.runtimes.load import load_runtime
 from tests.projects import QUICK, Project, graph, linear, value
-from tests.runtimes.contract import Case, convolution, request
+from tests.runtimes.contract import Case, convolution, request, signature_of
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="the extra tensorrt-rtx is not installed"
@@ -50,7 +50,8 @@ def test_a_node_that_the_parser_does_not_take_is_named(tmp_path: Path) -> None:
     given = convolution(tmp_path)
     path = tmp_path / "det.onnx"
     onnx.save(model, path)
-    wanted = asked(given, tmp_path / "engine", model=path)
+    signature = signature_of({"x": ("float32", (2, 3, 3))}, {})
+    wanted = asked(given, tmp_path / "engine", model=path, signature=signature)
     with pytest.raises(StepError, match=r"cannot parse det\.onnx: .*Det"):
         load_runtime(NAME).build(wanted, wanted.folder)
 
