@@ -60,6 +60,7 @@ def quantised(folder: Path) -> Case:
 @pytest.mark.parametrize("make", [convolution, half, quantised], ids=["fp32", "fp16", "int8"])
 def test_our_session_agrees(name: RuntimeName, tmp_path: Path, make: Any) -> None:  # noqa: ANN401 - one of three makers
     needs("polygraphy")
+    _needs_cuda_runtime()
     given: Case = make(tmp_path)
     built = build(name, given, tmp_path / "engine")
     with opened(name, built) as session:
@@ -68,6 +69,17 @@ def test_our_session_agrees(name: RuntimeName, tmp_path: Path, make: Any) -> Non
         assert left.keys() == right.keys()
         for key, array in left.items():
             np.testing.assert_allclose(array, right[key], rtol=1e-4, atol=1e-4)
+
+
+def _needs_cuda_runtime() -> None:
+    """Polygraphy copies by the CUDA runtime, which neither pycuda nor TensorRT bring as a library of its own."""
+    from polygraphy import cuda
+    from polygraphy.exception import PolygraphyException
+
+    try:
+        cuda.wrapper()
+    except (OSError, PolygraphyException) as error:
+        pytest.skip(f"Polygraphy finds no CUDA runtime (the package nvidia-cuda-runtime has it): {error}")
 
 
 def _polygraphy(built: Built, batches: list[Tensors]) -> list[Tensors]:
