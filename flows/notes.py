@@ -24,6 +24,8 @@ def notes_of(context: Context, findings: Findings) -> list[str]:
     for found in findings.results:
         notes += _repair(context, found, findings.benchmark)
         notes += [f"{found.target.id}: no table of its layers: {found.no_layers}"] if found.no_layers else []
+    if findings.benchmark and context.config.benchmark.streams and not findings.benchmark.gpu:
+        notes.append("benchmark.streams measured nothing: no engine that was timed runs on a GPU with streams")
     return [*notes, *(_measured(findings.benchmark) if findings.benchmark else [])]
 
 

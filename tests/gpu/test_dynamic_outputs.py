@@ -63,7 +63,7 @@ def test_an_upper_bound_lets_a_builder_reserve_memory(name: RuntimeName, tmp_pat
     ]
     scalars = {"start": np.array(0, np.int64), "step": np.array(1, np.int64)}
     model = graph(nodes, [value("x", [3], FLOAT)], [value("y", ["n"], INT64)], **scalars)
-    few = {"x": np.array([0, 3, 1], np.float32)}
+    few: Tensors = {"x": np.array([0, 3, 1], np.float32)}
     given = case(tmp_path, model, signature_of({"x": ("float32", (3,))}, {}), [few])
     built = build(name, given, tmp_path / "engine", {"upper_bounds": {"limit": 5}})
     with opened(name, built) as session:

@@ -59,7 +59,7 @@ def test_outputs_are_the_callers_own(session: GpuSession) -> None:
 def test_a_thousand_inferences_take_no_more_memory(session: GpuSession) -> None:
     import pycuda.driver as cuda
 
-    for size in (16, 1):
+    for size in range(16, 0, -1):  # kernels are loaded when they are first used
         session.infer(images(size))
     before = cuda.mem_get_info()[0]
     for number in range(1000):
