@@ -1,5 +1,6 @@
 """What a reader of a run must know beside its figures."""
 
+from flows.build_notes import build_notes
 from flows.findings import Finding, Findings
 from tasks.benchmark import BenchmarkMetrics
 from tasks.context import Context
@@ -23,6 +24,7 @@ def notes_of(context: Context, findings: Findings) -> list[str]:
         notes += _calibration(name, context.metrics(found.calibration, CalibrationMetrics)) if found.calibration else []
     for found in findings.results:
         notes += _repair(context, found, findings.benchmark)
+    notes += build_notes(context, findings.results, findings.benchmark)
     return [*notes, *(_noisy(findings.benchmark) if findings.benchmark else [])]
 
 

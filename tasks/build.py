@@ -1,5 +1,6 @@
 """Step `build`: compile one typed graph by one runtime into an engine with its identity card."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -7,9 +8,10 @@ from pydantic import JsonValue
 from tasks.context import Context, Files, Work, params
 from tasks.core.environment import cpu_host, gpu_host
 from tasks.core.report import Artifact
-from tasks.core.sets import GOLDEN
+from tasks.core.sets import CALIBRATION, GOLDEN
 from tasks.core.signature import Signature
 from tasks.core.store import Made
+from tasks.earlier import earlier_builds, exported_of
 from tasks.homes import engine_home
 from tasks.runtimes.base import BuildRequest
 from tasks.runtimes.engines import build_engine
@@ -18,6 +20,7 @@ from tasks.step import StepOptions, step
 from tasks.target import Target
 
 OPTIONS = StepOptions("build", version=1)
+MODEL = "model.onnx"
 
 
 @step(OPTIONS)
@@ -39,8 +42,13 @@ def build(context: Context, target: Target, signature: Signature, data: Artifact
         }
     )
     recipe = context.using(recipe, typed=Files(typed), golden=Files(data, (GOLDEN,)))
+    if precision.by_tensorrt:
+        recipe = context.using(
+            recipe, typed=Files(typed), golden=Files(data, (GOLDEN,)), calibration=Files(data, (CALIBRATION,))
+        )
 
     def make(folder: Path) -> Made:
+        exported = exported_of(context.store, typed)
         request = BuildRequest(
             runtime=engine.runtime,
             model=context.model_file(typed),
@@ -50,7 +58,12 @@ def build(context: Context, target: Target, signature: Signature, data: Artifact
             host=host,
             options=options,
             folder=folder,
+            calibration=context.file(data, CALIBRATION) if precision.by_tensorrt else None,
+            exported=context.store.folder(exported) / MODEL if exported else None,
+            timing_caches=context.store.timing,
+            earlier=earlier_builds(context.store, recipe, refittable=engine.options.refittable),
         )
-        return Made(params(context.call(engine_home(engine.runtime), build_engine, request, folder)))
+        home = replace(engine_home(engine.runtime), seconds=engine.options.timeout)
+        return Made(params(context.call(home, build_engine, request, folder)))
 
     return context.produce(Work(recipe, make))

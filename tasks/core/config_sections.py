@@ -181,8 +181,8 @@ class EngineConfig(Section):
             cure = "leave one of them out"
             raise refusal([Problem("an engine cannot be version_compatible and refittable", cure, ("options",))])
         if self.options.strip_plan and not self.options.refittable:
-            problem = "a plan without weights gets them by a refit, and this engine is not refittable"
-            raise refusal([Problem(problem, "add refittable: true", ("options", "strip_plan"))])
+            what = "a plan without weights gets them by a refit, and this engine is not refittable"
+            raise refusal([Problem(what, "add refittable: true", ("options", "strip_plan"))])
         return self
 
 

@@ -11,7 +11,9 @@ from tasks.core.tensors import Tensors
 from tasks.runtimes import base
 from tasks.runtimes.base import EngineCard, LayerTime, MemoryUse, Samples
 from tasks.runtimes.cuda_graph import CudaGraph
+from tasks.runtimes.tensorrt_errors import cuda_errors, gpu_memory
 from tasks.runtimes.tensorrt_network import Messages, TensorRtOptions, load_plugins, logger_of
+from tasks.runtimes.tensorrt_refit import restore_weights
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -23,8 +25,11 @@ class Primary:
     """The GPU's primary context, current as long as this is open: what every library of the process shares."""
 
     def __init__(self, index: int = 0) -> None:
-        import pycuda.driver as cuda
-
+        try:
+            import pycuda.driver as cuda
+        except ImportError as error:
+            cure = "install it beside TensorRT: it is in the extras tensorrt86, tensorrt10 and tensorrt11"
+            raise StepError(f"pycuda, by which TensorRT engines run, cannot be imported: {error}", cure) from error
         cuda.init()
         if index >= cuda.Device.count():
             raise StepError(f"there is no GPU {index} here: {cuda.Device.count()} found", "run where the GPU is")
@@ -116,9 +121,12 @@ class TensorRtSession:
             raise self._messages.failure(
                 f"TensorRT {self._trt.__version__} does not open {path}", "build it here again"
             )
+        if self._options.strip_plan:
+            restore_weights(self._trt, self._engine, logger, path.parent / "model.onnx")
         context = self._engine.create_execution_context()
         if context is None:
-            raise self._messages.failure("there is no memory for an execution context", "free memory of the GPU")
+            what = f"there is no memory for an execution context ({gpu_memory()})"
+            raise self._messages.failure(what, "end what else uses the GPU, or make dims.max smaller")
         return context
 
     def __enter__(self) -> Self:
@@ -144,16 +152,18 @@ class TensorRtSession:
 
     def infer(self, feeds: Tensors) -> Tensors:
         """Run once, host memory to host memory."""
-        self._bind(feeds)
-        self._enqueue()
-        self._stream.synchronize()
-        return {spec.name: self._fetched(spec.name) for spec in self._card.outputs}
+        with cuda_errors("it ran an inference"):
+            self._bind(feeds)
+            self._enqueue()
+            self._stream.synchronize()
+            return {spec.name: self._fetched(spec.name) for spec in self._card.outputs}
 
     def time(self, feeds: Tensors, seconds: float) -> Samples:
         """Time inferences by CUDA events, with inputs and outputs on the GPU; by a CUDA graph where it can be."""
-        self._bind(feeds)
-        self._enqueue()
-        self._stream.synchronize()
+        with cuda_errors("it prepared to time inferences"):
+            self._bind(feeds)
+            self._enqueue()
+            self._stream.synchronize()
         if not self._options.cuda_graph or self._allocators:
             return self._sampled(self._enqueue, seconds)
         with CudaGraph(self._stream, self._enqueue) as graph:
