@@ -6,7 +6,9 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from tasks.context import Context, Files, Work, params
+from tasks.core.config import EngineOptions
 from tasks.core.environment import cpu_host, gpu_host
+from tasks.core.errors import StepError
 from tasks.core.report import Artifact
 from tasks.core.sets import CALIBRATION, GOLDEN
 from tasks.core.signature import Signature
@@ -33,6 +35,7 @@ def build(context: Context, target: Target, signature: Signature, data: Artifact
     recipe = recipe.model_copy(
         update={
             "host": host,
+            "sources": _plugins(context, engine.options),
             "params": {
                 "runtime": engine.runtime,
                 "precision": precision.kind,
@@ -56,7 +59,7 @@ def build(context: Context, target: Target, signature: Signature, data: Artifact
             signature=signature,
             golden=context.file(data, GOLDEN),
             host=host,
-            options=options,
+            options=_placed(context, options),
             folder=folder,
             calibration=context.file(data, CALIBRATION) if precision.by_tensorrt else None,
             exported=context.store.folder(exported) / MODEL if exported else None,
@@ -67,3 +70,22 @@ def build(context: Context, target: Target, signature: Signature, data: Artifact
         return Made(params(context.call(home, build_engine, request, folder)))
 
     return context.produce(Work(recipe, make))
+
+
+def _plugins(context: Context, options: EngineOptions) -> dict[str, str]:
+    """Digests of the libraries whose operators go into the engine."""
+    for plugin in options.plugins:
+        if not (context.project / plugin).is_file():
+            cure = "paths are relative to the pipelines.yaml: correct options.plugins, or build the library"
+            raise StepError(f"the plugin {plugin} is missing in {context.project}", cure)
+    return {plugin: context.store.sources.sha256(context.project / plugin) for plugin in options.plugins}
+
+
+def _placed(context: Context, options: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Options with the paths at which a worker finds the plugins."""
+    plugins = options.get("plugins")
+    return (
+        {**options, "plugins": [str(context.project / str(name)) for name in plugins]}
+        if isinstance(plugins, list)
+        else options
+    )

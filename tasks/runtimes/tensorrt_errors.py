@@ -129,4 +129,4 @@ def _aside(text: str) -> str:
 
 
 def _names(said: str, name: str) -> bool:
-    return re.search(rf"(?<![\w./]){re.escape(name)}(?![\w./])", said) is not None
+    return re.search(rf"(?<![\w./]){re.escape(name)}(?!\w|[./]\w)", said) is not None
