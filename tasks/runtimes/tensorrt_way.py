@@ -116,7 +116,9 @@ def _verified(known: EarlierBuild) -> bytes:
     path = known.folder / base.ENGINE
     try:
         card = base.read_card(known.folder / base.CARD)
-        same = sha256_file(path) == card.engine_sha256
-        return path.read_bytes() if same else b""
+        same, content = sha256_file(path) == card.engine_sha256, path.read_bytes()
     except (StepError, OSError) as error:
         raise NotRefitted(f"{known.artifact} cannot be read: {error}") from error
+    if not same:
+        raise NotRefitted(f"{known.artifact} is not what its card says")
+    return content

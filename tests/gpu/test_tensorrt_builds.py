@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import onnx
@@ -34,7 +35,7 @@ def _missing() -> str:
 
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(_missing()), reason=_missing() or "a GPU is here")]
-NAME = "tensorrt"
+NAME: Final = "tensorrt"
 ROOT = Path(__file__).resolve().parents[2]
 WARM_UP = 20
 MANY = 1000
@@ -281,47 +282,56 @@ def test_an_engine_of_elsewhere_is_refused_before_it_is_opened(
     assert message in str(raised.value)
 
 
-def test_a_gpu_without_memory_is_an_error_with_figures(tmp_path: Path) -> None:
-    import pycuda.driver as cuda
+_HOARD = """
+import sys
+from pathlib import Path
+from typing import Final
+import pycuda.driver as cuda
+from tasks.core.errors import StepError
+from tasks.runtimes.tensorrt_session import Primary
+from tests.gpu.test_tensorrt_builds import run
+from tests.runtimes.contract import random
 
-    from tasks.runtimes.tensorrt_session import Primary
-
-    given = net(tmp_path / "net")
-    _, card = build(given, tmp_path / "engine")
-    primary, hoard = Primary(), []
+primary, hoard, size = Primary(), [], 2**30
+while size >= 2**16:
     try:
-        size = 2**30
-        while size >= 2**16:
-            try:
-                hoard.append(cuda.mem_alloc(size))
-            except cuda.MemoryError:
-                size //= 2
-        with (
-            pytest.raises(StepError) as raised,
-            load_runtime(NAME).open(tmp_path / "engine" / ENGINE, card, OpenOptions(timed=False)) as session,
-        ):
-            session.infer({"image": random(1, 8, 16, 32, 32)})
-        print(raised.value)  # noqa: T201 - evidence, with -s
-        assert "GiB" in str(raised.value)
-    finally:
-        for memory in hoard:
-            memory.free()
-        primary.close()
+        hoard.append(cuda.mem_alloc(size))
+    except cuda.MemoryError:
+        size //= 2
+try:
+    run(Path(sys.argv[1]), [{"image": random(1, 8, 16, 32, 32)}])
+except StepError as error:
+    print(error)
+"""
+
+
+def test_a_gpu_without_memory_is_an_error_with_figures(tmp_path: Path) -> None:
+    """In a process of its own: what native code makes of it must not end the tests."""
+    given = net(tmp_path / "net")
+    build(given, tmp_path / "engine")
+    command = [sys.executable, "-c", _HOARD, str(tmp_path / "engine")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    print(done.stdout, done.stderr)  # noqa: T201 - evidence, with -s
+    assert done.returncode == 0
+    assert "GiB of the GPU's" in done.stdout
     assert len(run(tmp_path / "engine", given.batches)) == 3
 
 
 def test_too_small_a_workspace_is_an_engine_or_an_error_with_figures(tmp_path: Path) -> None:
     """Whether a kernel fits into so little is TensorRT's business; that it says so clearly is ours."""
+    given, cure = net(tmp_path / "net"), ""
     try:
-        build(net(tmp_path / "net"), tmp_path / "engine", {"workspace_bytes": 1})
+        build(given, tmp_path / "engine", {"workspace_bytes": 1})
     except StepError as error:
-        print(error)  # noqa: T201 - evidence, with -s
-        assert "workspace_bytes is" in error.cure
+        cure = error.cure
+    print(cure or "it was built")  # noqa: T201 - evidence, with -s
+    assert "workspace_bytes is" in cure or (tmp_path / "engine" / ENGINE).is_file()
 
 
 _BUILD = """
 import sys
 from pathlib import Path
+from typing import Final
 from tests.gpu.test_tensorrt_builds import build, net
 
 folder = Path(sys.argv[1])

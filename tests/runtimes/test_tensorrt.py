@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Final
 
 import onnx
 import pytest
@@ -16,7 +17,7 @@ from tests.runtimes.contract import Case, convolution, request
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="the extra tensorrt-rtx is not installed"
 )
-NAME = "tensorrt-rtx"
+NAME: Final = "tensorrt-rtx"
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Final
 
 import numpy as np
 import onnx
@@ -21,7 +22,7 @@ from tasks.runtimes.tensorrt_refit import weights_by_role
 from tests.projects import graph, value
 from tests.runtimes.contract import Case, convolution, random, request, sentences, signature_of
 
-RTX = "tensorrt-rtx"
+RTX: Final = "tensorrt-rtx"
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="the extra tensorrt-rtx is not installed"
 )
