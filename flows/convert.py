@@ -166,13 +166,14 @@ def _typed(context: Context, submit: Submit, trunk: Trunk, precision: PrecisionC
         source = submit(prune, name, context, trunk.folded, precision)
         pruned = (submit(judge, f"pruned {name}", context, data, source, f"pruned {name}"),)
     made = submit(quantize, name, context, data, source, precision)
+    in_graph = precision.calibrated and not precision.by_tensorrt
     graph = submit(repair, name, context, data, trunk.exported, made, precision) if precision.repair else made
     return Typed(
         graph=graph,
         judged=submit(judge, name, context, data, graph, name),
         unrepaired=made if precision.repair else None,
         pruned=pruned,
-        calibration=submit(calibrate, name, context, data, made, precision) if precision.calibrated else None,
+        calibration=submit(calibrate, name, context, data, made, precision) if in_graph else None,
     )
 
 

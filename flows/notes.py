@@ -1,5 +1,6 @@
 """What a reader of a run must know beside its figures."""
 
+from flows.build_notes import build_notes
 from flows.findings import Finding, Findings
 from tasks.benchmark import BenchmarkMetrics
 from tasks.context import Context
@@ -24,6 +25,7 @@ def notes_of(context: Context, findings: Findings) -> list[str]:
     for found in findings.results:
         notes += _repair(context, found, findings.benchmark)
         notes += [f"{found.target.id}: no table of its layers: {found.no_layers}"] if found.no_layers else []
+    notes += build_notes(context, findings.results, findings.benchmark)
     if findings.benchmark and context.config.benchmark.streams and not findings.benchmark.gpu:
         notes.append("benchmark.streams measured nothing: no engine that was timed runs on a GPU with streams")
     return [*notes, *(_measured(findings.benchmark) if findings.benchmark else [])]

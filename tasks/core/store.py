@@ -71,6 +71,11 @@ class Store:
         return SourceDigests(self.root / ".sources")
 
     @property
+    def timing(self) -> Path:
+        """Folder of what builders timed: shared by all pipelines, part of no key, left alone by `gc`."""
+        return self.root / ".timing"
+
+    @property
     def verified(self) -> Verified:
         """Checks of artifacts' files against their reports."""
         return Verified(self.root, hash_all=self.verify_all)
@@ -152,7 +157,7 @@ class Store:
 
     def sweep(self, pipeline: str) -> None:
         """Remove what killed runs left of a pipeline: hidden folders and files whose lock nobody holds."""
-        for folder in (self.root / ".sources", self.root / pipeline, *_folders(self.root / pipeline)):
+        for folder in (self.root / ".sources", self.timing, self.root / pipeline, *_folders(self.root / pipeline)):
             for path in _hidden(folder):
                 if path.suffix == ".partial" and path.is_file():
                     remove_abandoned(path)

@@ -14,6 +14,7 @@ from tasks.core.errors import StepError
 from tasks.core.frozen import Frozen
 from tasks.core.signature import DimRange, Signature
 from tasks.core.tensors import Tensors
+from tasks.runtimes.timing_cache import TimingCacheUse
 
 if TYPE_CHECKING:
     import onnx
@@ -68,8 +69,25 @@ class EngineCard(Frozen):
     engine_sha256: str
 
 
+class EarlierBuild(Frozen):
+    """An engine that was built the same way, for a graph of the given structure, and how long its builds took.
+
+    `folder` holds it where it may be refitted. `cold_seconds` is of the newest build that no timing cache helped.
+    """
+
+    structure: str
+    artifact: str
+    folder: Path | None
+    built_seconds: float | None
+    cold_seconds: float | None
+
+
 class BuildRequest(Frozen):
-    """Compile `model`, typed ONNX of kind `precision`, into `folder`, and check it on `golden`, a file of batches."""
+    """Compile `model`, typed ONNX of kind `precision`, into `folder`, and check it on `golden`, a file of batches.
+
+    `calibration` is there where the runtime itself lowers the precision. `exported` is what the graph was made from,
+    and tells where nodes come from. `timing_caches` and `earlier` save time, and decide nothing.
+    """
 
     runtime: str
     model: Path
@@ -79,13 +97,18 @@ class BuildRequest(Frozen):
     host: dict[str, str]
     options: dict[str, JsonValue]
     folder: Path
+    calibration: Path | None = None
+    exported: Path | None = None
+    timing_caches: Path | None = None
+    earlier: tuple[EarlierBuild, ...] = ()
 
 
 class BuildMetrics(Frozen):
     """What a build made: `rejected` has one sentence for each optimisation that was tried and refused.
 
     `not_run` is why the engine does not run here, or why there is none. `agreement_rel_l2` is the distance from the
-    unoptimised graph where the build itself looked at it.
+    unoptimised graph where the build itself looked at it. `way` is how the engine came to be, `way_reason` why not by a
+    refit, or from what; `seconds` is what that took, the builds of `earlier` what it is to be held against.
     """
 
     size_bytes: int
@@ -93,6 +116,12 @@ class BuildMetrics(Frozen):
     rejected: tuple[str, ...]
     agreement_rel_l2: float | None
     not_run: str = ""
+    structure: str = ""
+    way: Literal["built", "refitted"] = "built"
+    way_reason: str = ""
+    seconds: float | None = None
+    earlier: EarlierBuild | None = None
+    timing_cache: TimingCacheUse | None = None
 
 
 class OpenOptions(Frozen):

@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import ValidationError
 
@@ -11,14 +11,16 @@ from tasks.core.digests import sha256_file
 from tasks.core.environment import gpu_host
 from tasks.core.errors import CannotRun, StepError
 from tasks.core.feeds import resize
+from tasks.core.files import link_or_copy
 from tasks.core.signature import Signature
 from tasks.core.tensors import Tensors, load_batches
 from tasks.runtimes import base
 from tasks.runtimes.base import BuildMetrics, BuildRequest, Capabilities, EngineCard, OpenOptions, TensorSpec
 from tasks.runtimes.onnx_bounds import bounded
 from tasks.runtimes.tensorrt_dialects import Module, dialect_of
-from tasks.runtimes.tensorrt_network import BuildSettings, Messages, TensorRtOptions, build_plan
+from tasks.runtimes.tensorrt_network import BuildSettings, Messages, TensorRtOptions
 from tasks.runtimes.tensorrt_session import TensorRtSession
+from tasks.runtimes.tensorrt_way import make_plan
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -52,6 +54,9 @@ class TensorRt:
         if not here and not dialect.offline:
             reason = f"{self._module} {trt.__version__} is installed, and there is no NVIDIA GPU here"
             return Capabilities(runtime=self._name, available=False, reason=reason, cure="run it where the GPU is")
+        if here and importlib.util.find_spec("pycuda") is None:
+            reason = f"{self._module} {trt.__version__} is installed, and pycuda, by which it runs, is not"
+            return Capabilities(runtime=self._name, available=False, reason=reason, cure=_CURES[self._name])
         return Capabilities(
             runtime=self._name,
             available=True,
@@ -61,6 +66,7 @@ class TensorRt:
             profiles=True,
             streams=True,
             layers=True,
+            refit=bool(here),
             not_run="" if here else "there is no NVIDIA GPU here",
         )
 
@@ -70,27 +76,34 @@ class TensorRt:
         options, specs = _options(request), _specs(request)
         try:
             with bounded(request.model, options.upper_bounds) as model:
-                settings = BuildSettings(
-                    model=model, kind=request.precision, signature=request.signature, options=options
-                )
-                plan = build_plan(trt, settings, messages)
+                told = _shared(request) | {"model": model}
+                settings = BuildSettings(options=options, kind=request.precision, **told)
+                plan = make_plan(trt, settings, request.earlier, messages)
         except CannotRun as error:
             return BuildMetrics(
                 size_bytes=0, optimization="none", rejected=(), agreement_rel_l2=None, not_run=error.message
             )
         engine = folder / base.ENGINE
-        engine.write_bytes(plan)
+        engine.write_bytes(plan.data)
         card = self._card(request, engine, options, specs)
+        if options.strip_plan:
+            _keep_weights(request.model, folder)
         (folder / base.CARD).write_text(card.model_dump_json(indent=1), encoding="utf-8")
         not_run = self.probe().not_run
         if not not_run:
             self._try_ends(engine, card, request)
         return BuildMetrics(
-            size_bytes=len(plan),
+            size_bytes=len(plan.data),
             optimization=f"level {options.optimization_level}" if options.optimization_level else "default",
             rejected=tuple(messages.warnings),
             agreement_rel_l2=None,
             not_run=f"{not_run}: built by {self._module} {trt.__version__} for {_target(options)}" if not_run else "",
+            structure=plan.structure,
+            way=plan.way,
+            way_reason=plan.reason,
+            seconds=round(plan.seconds, 3),
+            earlier=plan.earlier and plan.earlier.model_copy(update={"folder": None}),  # a place of this host alone
+            timing_cache=plan.timing_cache,
         )
 
     def open(self, engine: Path, card: EngineCard, options: OpenOptions) -> TensorRtSession:
@@ -135,6 +148,18 @@ class TensorRt:
         with self.open(engine, card, OpenOptions(timed=False)) as session:
             for feeds in _ends(request.signature, load_batches(request.golden)[0]):
                 session.infer(feeds)
+
+
+def _shared(request: BuildRequest) -> dict[str, Any]:
+    """What a build is told as it was asked."""
+    names = ("model", "signature", "folder", "exported", "timing_caches", "calibration")
+    return {name: getattr(request, name) for name in names}
+
+
+def _keep_weights(model: Path, folder: Path) -> None:
+    """Keep the graph beside a plan without weights: it gets them from there when it is opened."""
+    for name in (model.name, *base.external_files(model)):
+        link_or_copy(model.parent / name, folder / name)
 
 
 def _ends(signature: Signature, golden: Tensors) -> list[Tensors]:

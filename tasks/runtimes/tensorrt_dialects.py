@@ -19,7 +19,9 @@ class Dialect(Frozen):
     weak: types in the graph are hints, and `kind_flags` let the builder follow them. network_flags: names of
     NetworkDefinitionCreationFlag. opset, ir_version: the highest that its parser reads, None where nothing is known to
     be too new. preview: names of PreviewFeature to switch on. offline: builds without a GPU, for a compute capability
-    that it is told. lean: whether a plan can be made that other versions run.
+    that it is told. lean: whether a plan can be made that other versions run. calibrator: flags for int8 by its own calibrator, empty where it has none. unread:
+    types of ONNX that its parser has no name for. strip: whether a plan can be made without its weights.
+    parser_refit: whether the library itself matches the weights of an ONNX file. timing_cache: whether one saves time.
     """
 
     name: str
@@ -32,6 +34,11 @@ class Dialect(Frozen):
     preview: tuple[str, ...] = ()
     offline: bool = False
     lean: bool = True
+    calibrator: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    strip: bool = True
+    parser_refit: bool = True
+    timing_cache: bool = True
 
 
 _WEAK = {"fp16": ("FP16",), "int8": ("INT8",), "typed": ("FP16", "INT8")}
@@ -49,6 +56,12 @@ _TENSORRT: dict[int, Dialect] = {
         kind_flags=_WEAK,
         # Several contexts of one profile, for several streams: from 10 on that is always so.
         preview=("PROFILE_SHARING_0806",),
+        # What the calibrator lowers is TensorRT's choice, layer by layer, and so is what it leaves: fp16 is allowed
+        # there, as NVIDIA advises, since a layer without int8 kernels would else fall back to fp32.
+        calibrator=("INT8", "FP16"),
+        unread=("BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ", "INT4", "UINT4"),
+        strip=False,
+        parser_refit=False,
     ),
     10: Dialect(name="10", weak=False, network_flags=("STRONGLY_TYPED",), opset=21, ir_version=10, precisions=_EVERY),
     11: Dialect(name="11", weak=False, network_flags=(), opset=None, ir_version=None, precisions=_EVERY),
@@ -62,6 +75,7 @@ _RTX = Dialect(
     precisions=_EVERY,
     offline=True,
     lean=False,
+    timing_cache=False,  # there, but it does nothing since 1.2, and warns of that
 )
 
 

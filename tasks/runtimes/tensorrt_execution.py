@@ -7,6 +7,7 @@ from tasks.core.errors import StepError
 from tasks.core.tensors import Tensors
 from tasks.runtimes import base
 from tasks.runtimes.base import EngineCard
+from tasks.runtimes.tensorrt_errors import gpu_memory
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -89,7 +90,8 @@ class Execution:
         self._trt, self._engine, self._card, self._messages = trt, engine, card, messages
         self.context = engine.create_execution_context()
         if self.context is None:
-            raise messages.failure("there is no memory for an execution context", "free memory of the GPU")
+            what = f"there is no memory for an execution context ({gpu_memory()})"
+            raise messages.failure(what, "end what else uses the GPU, or make dims.max smaller")
         self.stream = cuda.Stream()
         self._buffers: dict[str, Buffer] = {}
         self._allocators: dict[str, Any] = {}

@@ -15,8 +15,10 @@ from tasks.runtimes import base
 from tasks.runtimes.base import EngineCard, LayerTime, MemoryUse, Samples
 from tasks.runtimes.cuda_graph import CudaGraph
 from tasks.runtimes.gpu_session import Flow, Transfers
+from tasks.runtimes.tensorrt_errors import cuda_errors
 from tasks.runtimes.tensorrt_execution import Execution
 from tasks.runtimes.tensorrt_network import Messages, TensorRtOptions, load_plugins, logger_of
+from tasks.runtimes.tensorrt_refit import restore_weights
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -30,8 +32,11 @@ class Primary:
     """The GPU's primary context, current as long as this is open: what every library of the process shares."""
 
     def __init__(self, index: int = 0) -> None:
-        import pycuda.driver as cuda
-
+        try:
+            import pycuda.driver as cuda
+        except ImportError as error:
+            cure = "install it beside TensorRT: it is in the extras tensorrt86, tensorrt10 and tensorrt11"
+            raise StepError(f"pycuda, by which TensorRT engines run, cannot be imported: {error}", cure) from error
         cuda.init()
         if index >= cuda.Device.count():
             raise StepError(f"there is no GPU {index} here: {cuda.Device.count()} found", "run where the GPU is")
@@ -78,6 +83,8 @@ class TensorRtSession:
             raise self._messages.failure(
                 f"TensorRT {self._trt.__version__} does not open {path}", "build it here again"
             )
+        if self._options.strip_plan:
+            restore_weights(self._trt, engine, logger, path.parent / "model.onnx")
         return engine
 
     def _execution(self) -> Execution:
@@ -104,7 +111,7 @@ class TensorRtSession:
 
     def infer(self, feeds: Tensors) -> Tensors:
         """Run once, host memory to host memory."""
-        with marked("infer"):
+        with marked("infer"), cuda_errors("it ran an inference"):
             return self._opened().run(feeds)
 
     def time(self, feeds: Tensors, seconds: float) -> Samples:
@@ -116,23 +123,20 @@ class TensorRtSession:
         """Time inferences launched one by one, or each as a captured graph; None where they cannot be captured."""
         if not graph:
             return self._launched(feeds, seconds)
-        execution = self._opened()
-        execution.ready(feeds)
+        execution = self._ready(feeds)
         if execution.allocates:
             return None
         with CudaGraph(execution.stream, execution.enqueue) as captured, marked("time with a CUDA graph"):
             return self._sampled([captured.launch], seconds)[0]
 
     def _launched(self, feeds: Tensors, seconds: float) -> Samples:
-        execution = self._opened()
-        execution.ready(feeds)
+        execution = self._ready(feeds)
         with marked("time"):
             return self._sampled([execution.enqueue], seconds)[0]
 
     def transfers(self, feeds: Tensors, seconds: float) -> Transfers:
         """Time the three parts of an inference from host memory to host memory."""
-        execution = self._opened()
-        execution.ready(feeds)
+        execution = self._ready(feeds)
         with marked("time transfers"):
             h2d, compute, d2h = self._sampled(execution.stages(), seconds)
         return Transfers(h2d=h2d, compute=compute, d2h=d2h)
@@ -172,7 +176,8 @@ class TensorRtSession:
             self._fewer()
 
     def _launcher(self, execution: Execution, feeds: Tensors, stack: ExitStack) -> Callable[[], None]:
-        execution.ready(feeds)
+        with cuda_errors("it prepared several streams"):
+            execution.ready(feeds)
         if not self._options.cuda_graph or execution.allocates:
             return execution.enqueue
         return stack.enter_context(CudaGraph(execution.stream, execution.enqueue)).launch
@@ -217,6 +222,12 @@ class TensorRtSession:
             LayerTime(name=name, kind="", nanoseconds=round(statistics.median(times[1:]) * 1e6))
             for name, times in profiler.times.items()
         )
+
+    def _ready(self, feeds: Tensors) -> Execution:
+        execution = self._opened()
+        with cuda_errors("it prepared to time inferences"):
+            execution.ready(feeds)
+        return execution
 
     def _opened(self) -> Execution:
         if self._session is None:
