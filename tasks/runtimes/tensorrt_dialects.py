@@ -19,9 +19,10 @@ class Dialect(Frozen):
     weak: types in the graph are hints, and `kind_flags` let the builder follow them. network_flags: names of
     NetworkDefinitionCreationFlag. opset, ir_version: the highest that its parser reads, None where nothing is known to
     be too new. preview: names of PreviewFeature to switch on. offline: builds without a GPU, for a compute capability
-    that it is told. lean: whether a plan can be made that other versions run. calibrator: flags for int8 by its own calibrator, empty where it has none. unread:
-    types of ONNX that its parser has no name for. strip: whether a plan can be made without its weights.
-    parser_refit: whether the library itself matches the weights of an ONNX file. timing_cache: whether one saves time.
+    that it is told. lean: whether a plan can be made that other versions run. calibrator: flags for int8 by its own
+    calibrator, empty where it has none. unread: types of ONNX that its parser has no name for. strip: whether a plan
+    can be made without its weights. parser_refit: whether the library itself matches the weights of an ONNX file.
+    timing_cache: whether one saves time.
     """
 
     name: str

@@ -2,7 +2,6 @@
 
 import importlib.util
 from pathlib import Path
-from typing import Final
 
 import onnx
 import pytest
