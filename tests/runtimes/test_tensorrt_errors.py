@@ -60,7 +60,15 @@ def test_a_node_that_is_not_taken_is_told_with_its_operator_and_source(given: Ca
     model.graph.node[0].metadata_props.add(key="pkg.torch.onnx.stack_trace", value=_TRACE)
     model.graph.node[0].metadata_props.add(key="pkg.torch.onnx.name_scopes", value="['', 'head.volume', 'det']")
     onnx.save(model, tmp_path / "exported.onnx")
-    told = failure(asked(given, tmp_path / "engine", model=path, exported=tmp_path / "exported.onnx")).message
+    told = failure(
+        asked(
+            given,
+            tmp_path / "engine",
+            model=path,
+            exported=tmp_path / "exported.onnx",
+            signature=signature_of({"x": ("float32", (2, 3, 3))}, {}),
+        )
+    ).message
     assert "node 'determinant', operator Det, made by module head.volume, models/net.py:42" in told
 
 
@@ -70,7 +78,9 @@ def test_an_operator_of_a_plugin_asks_for_its_library(given: Case, tmp_path: Pat
     model, path = graph([node], [value("x", [2, 3])], [value("y", [2, 3])]), tmp_path / "mine.onnx"
     model.opset_import.append(helper.make_opsetid("my.own", 1))
     onnx.save(model, path)
-    error = failure(asked(given, tmp_path / "engine", model=path))
+    error = failure(
+        asked(given, tmp_path / "engine", model=path, signature=signature_of({"x": ("float32", (2, 3))}, {}))
+    )
     assert "operator Mine of domain my.own" in error.message
     assert "options.plugins" in error.cure
 
