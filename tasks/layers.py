@@ -23,7 +23,7 @@ Pair: TypeAlias = tuple[Artifact, Artifact]
 
 @step(OPTIONS)
 def layers(context: Context, target: Target, signature: Signature, data: Artifact, pair: Pair) -> Artifact:
-    """Make layers.json, with what the library itself told beside it; nothing of ours runs at the same time."""
+    """Make layers.json, with what the library itself told beside it; nothing of ours is on the GPU then."""
     typed, built = pair
     check_runs(context, built)
     recipe = context.recipe(OPTIONS, target.id, tools=distributions(target.engine.runtime))
@@ -43,4 +43,4 @@ def layers(context: Context, target: Target, signature: Signature, data: Artifac
         )
         return Made(params(context.call(home_of(context, built), time_layers, request, folder)))
 
-    return context.produce(Work(recipe, make, host="exclusive"))
+    return context.produce(Work(recipe, make, gpu="exclusive"))
