@@ -134,6 +134,8 @@ def _parser() -> ArgumentParser:
     show = add("show", "show the last run of a pipeline", 1)
     text = "name the tensors at which a precision's error is made: of a result, a precision, or (default) the worst"
     show.add_argument("--where", nargs="?", const="", metavar="ID", help=text)
+    text = "list an engine's layers with their times: of a result, a precision, or (default) what is promoted"
+    show.add_argument("--layers", nargs="?", const="", metavar="ID", help=text)
     report = add("report", "make the page of a run, and of its pipeline, anew from what is kept", 1)
     report.add_argument("--run", metavar="ID", help="a run by its id, or the beginning of it (default: the last)")
     _promotion_options(

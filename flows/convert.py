@@ -22,11 +22,12 @@ from tasks.fold import fold
 from tasks.gates import Score, Verdict, judge_metric, judge_parity
 from tasks.inspect import inspect_source, signature_of
 from tasks.judge import judge
+from tasks.layers import layers
 from tasks.parity import ParityMetrics, parity
 from tasks.prune import prune
 from tasks.quantize import quantize
 from tasks.repair import repair
-from tasks.runtimes.load import DEPLOYABLE, installed, runs_here
+from tasks.runtimes.load import DEPLOYABLE, LAYERED, installed, runs_here
 from tasks.sources.onnx_graph import GraphFacts
 from tasks.target import Target
 
@@ -116,6 +117,7 @@ def convert_known(context: Context, submit: Submit, facts: GraphFacts | None) ->
     source = _score(context, trunk.score)
     skipped = [_skipped(target) for target in wanted if target not in here]
     results = (*(_finding(context, trunk, branch, source) for branch in branches), *skipped)
+    results = tuple(_layered(context, submit, trunk, found) for found in results)
     failure = _first_error(trunk.steps())
     uncounted = _first_error([trunk.facts])
     baseline = baseline_of(context, results)
@@ -164,13 +166,14 @@ def _typed(context: Context, submit: Submit, trunk: Trunk, precision: PrecisionC
         source = submit(prune, name, context, trunk.folded, precision)
         pruned = (submit(judge, f"pruned {name}", context, data, source, f"pruned {name}"),)
     made = submit(quantize, name, context, data, source, precision)
+    in_graph = precision.calibrated and not precision.by_tensorrt
     graph = submit(repair, name, context, data, trunk.exported, made, precision) if precision.repair else made
     return Typed(
         graph=graph,
         judged=submit(judge, name, context, data, graph, name),
         unrepaired=made if precision.repair else None,
         pruned=pruned,
-        calibration=submit(calibrate, name, context, data, made, precision) if precision.calibrated else None,
+        calibration=submit(calibrate, name, context, data, made, precision) if in_graph else None,
     )
 
 
@@ -233,6 +236,17 @@ def _finding(context: Context, trunk: Trunk, branch: Branch, source: float | Non
     metric = _score(context, branch.score)
     verdict = _verdict(context, branch.target, compared, (metric, source))
     return replace(found, verdict=verdict, parity=compared, metric=metric)
+
+
+def _layered(context: Context, submit: Submit, trunk: Trunk, found: Finding) -> Finding:
+    """Add the table of the layers of an engine that ran; one that cannot be made is told, and harms nothing."""
+    if found.parity is None or found.target.engine.runtime not in LAYERED:
+        return found
+    made = submit(
+        layers, found.target.id, context, found.target, trunk.signature, trunk.data, (found.typed, found.built)
+    )
+    error = _first_error([made])
+    return replace(found, no_layers=error.message) if error else replace(found, layers=made.result())
 
 
 def _made(submitted: Result[Artifact] | None) -> Artifact | None:

@@ -14,7 +14,8 @@ from tasks.target import Target
 class Finding:
     """What became of one result; what is None was not reached.
 
-    `regression` is why a result that passed may not take the place of the engine that is promoted.
+    `regression` is why a result that passed may not take the place of the engine that is promoted, `no_layers` why
+    there is no table of its layers although its runtime has them.
     """
 
     target: Target
@@ -26,6 +27,8 @@ class Finding:
     parity: ParityMetrics | None = None
     metric: float | None = None
     regression: str = ""
+    layers: Artifact | None = None
+    no_layers: str = ""
 
 
 @dataclass(frozen=True)

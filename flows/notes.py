@@ -1,5 +1,6 @@
 """What a reader of a run must know beside its figures."""
 
+from flows.build_notes import build_notes
 from flows.findings import Finding, Findings
 from tasks.benchmark import BenchmarkMetrics
 from tasks.context import Context
@@ -23,7 +24,11 @@ def notes_of(context: Context, findings: Findings) -> list[str]:
         notes += _calibration(name, context.metrics(found.calibration, CalibrationMetrics)) if found.calibration else []
     for found in findings.results:
         notes += _repair(context, found, findings.benchmark)
-    return [*notes, *(_noisy(findings.benchmark) if findings.benchmark else [])]
+        notes += [f"{found.target.id}: no table of its layers: {found.no_layers}"] if found.no_layers else []
+    notes += build_notes(context, findings.results, findings.benchmark)
+    if findings.benchmark and context.config.benchmark.streams and not findings.benchmark.gpu:
+        notes.append("benchmark.streams measured nothing: no engine that was timed runs on a GPU with streams")
+    return [*notes, *(_measured(findings.benchmark) if findings.benchmark else [])]
 
 
 def _typed(context: Context, made: Artifact) -> TypedMetrics:
@@ -94,6 +99,11 @@ def _noisy(measured: BenchmarkMetrics) -> list[str]:
         f"{len(noisy)} of {len(measured.points)} measurements were noisy ({worst.name} at {at} varied by "
         f"{worst.round_variation:.0%} between turns): measure again on a quiet host with --rebenchmark"
     ]
+
+
+def _measured(measured: BenchmarkMetrics) -> list[str]:
+    missing = {f"{point.name}: {point.figures.streams_missing}": None for point in measured.gpu}
+    return [*_noisy(measured), *(text for text in missing if not text.endswith(": "))]
 
 
 def _latency_cost(speedup: Speedup) -> str:

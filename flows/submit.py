@@ -8,6 +8,7 @@ from typing import Any, NoReturn, Protocol, Self, TypeVar
 
 from flows.journal import Journal
 from tasks.core.errors import CannotRun, TrtflowError
+from tasks.core.ranges import marked
 from tasks.step import Step
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,8 @@ def run_step(journal: Journal, step: Step[..., R], subject: str, arguments: Call
     resolved = arguments()
     journal.started(step.options.name, subject)
     try:
-        result = step(*resolved)
+        with marked(f"{step.options.name} {subject}".rstrip()):
+            result = step(*resolved)
     except CannotRun as reason:
         journal.passed_over(step.options.name, subject, reason)
         raise

@@ -19,6 +19,7 @@ from tasks.engine_run import home_of
 from tasks.homes import ONNX, TORCH, torch_installed
 from tasks.runtimes.base import CARD, ENGINE, MemoryUse
 from tasks.runtimes.engines import TimeOpening, TimeReply, TimeTurn, time_engine
+from tasks.runtimes.gpu_timing import GpuFigures
 from tasks.runtimes.isolate import Conversation
 from tasks.runtimes.timing import (
     Comparison,
@@ -41,6 +42,8 @@ ROUNDS = 20
 # Share of the measured time that each candidate is warmed up for, first.
 WARM_UP = 0.15
 EAGER = "torch eager"
+# Share of the measured time that each figure of a GPU gets beside the latency.
+BESIDE = 0.1
 
 Timed: TypeAlias = Conversation[TimeTurn, TimeReply]
 
@@ -67,6 +70,22 @@ class Opening(Frozen):
     memory: MemoryUse
 
 
+class StreamThroughput(Frozen):
+    """Samples a second, by so many streams at once."""
+
+    streams: int
+    throughput_per_s: float
+
+
+class GpuPoint(Frozen):
+    """What was measured of one candidate at one point on a GPU, beside its latency."""
+
+    name: str
+    at: dict[str, int]
+    figures: GpuFigures
+    throughput: tuple[StreamThroughput, ...]
+
+
 class BenchmarkMetrics(Frozen):
     """Figures by candidate and point; the raw samples are in samples.npz.
 
@@ -77,6 +96,7 @@ class BenchmarkMetrics(Frozen):
     openings: dict[str, Opening]
     baselines_missing: str | None
     promoted_missing: str | None = None
+    gpu: tuple[GpuPoint, ...] = ()
 
 
 @step(OPTIONS)
@@ -101,6 +121,7 @@ def benchmark(
         with contextlib.ExitStack() as stack:
             timed = plan.open(stack, feeds, names)
             samples = plan.measure(timed, prepared)
+            gpu = plan.on_gpu(timed, prepared)
             last = {name: talk.first for name, talk in timed.items()}
         figures = FiguresRequest(
             points=samples,
@@ -113,6 +134,7 @@ def benchmark(
             openings={name: _opening(reply) for name, reply in last.items()},
             baselines_missing=plan.missing_baseline(),
             promoted_missing=plan.promoted_missing,
+            gpu=gpu,
         )
         return Made(params(metrics))
 
@@ -166,6 +188,7 @@ class _Plan:
                     "rounds": ROUNDS,
                     "source": exported.key if self.eager else None,
                     "rivals": self.gated,
+                    **({"streams": list(config.streams)} if config.streams else {}),
                 },
                 "host": cpu_host() | gpu_host(),
                 "sources": declared_files(self.context) if self.eager else {},
@@ -208,6 +231,18 @@ class _Plan:
             for index, point in enumerate(self.points)
         )
 
+    def on_gpu(self, timed: dict[str, Timed], prepared: PointsReply) -> tuple[GpuPoint, ...]:
+        """The other figures of what runs on a GPU, one after the other: nothing compares them round by round."""
+        config = self.context.config.benchmark
+        found = []
+        for index, point in enumerate(self.points):
+            turn = TimeTurn(point=index, seconds=BESIDE * config.seconds, streams=config.streams)
+            for name, talk in timed.items():
+                figures = talk.send(turn).gpu if talk.first.on_gpu else None
+                if figures is not None:
+                    found.append(_gpu_point(name, point, figures, prepared.samples[index]))
+        return tuple(found)
+
     def comparisons(self) -> tuple[Comparison, ...]:
         """Each contender against the source framework, and against fp32 on its own runtime."""
         plain = {contender.engine: contender.name for contender in self.contenders if contender.plain}
@@ -238,6 +273,14 @@ class _Plan:
             return "switched off"
         is_torch = isinstance(self.context.config.model, TorchModel)
         return "torch is not installed here" if is_torch else "the source is an ONNX file"
+
+
+def _gpu_point(name: str, at: dict[str, int], figures: GpuFigures, samples: int) -> GpuPoint:
+    throughput = tuple(
+        StreamThroughput(streams=found.streams, throughput_per_s=samples * found.inferences_per_s)
+        for found in figures.streams
+    )
+    return GpuPoint(name=name, at=at, figures=figures, throughput=throughput)
 
 
 def _take_turns(timed: dict[str, Timed], point: int, seconds: float) -> tuple[TimedRounds, ...]:

@@ -1,17 +1,21 @@
 """Step `build`: compile one typed graph by one runtime into an engine with its identity card."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from tasks.context import Context, Files, Work, params
+from tasks.core.config import EngineOptions
 from tasks.core.environment import cpu_host, gpu_host
+from tasks.core.errors import StepError
 from tasks.core.locks import Mode
 from tasks.core.report import Artifact
-from tasks.core.sets import GOLDEN
+from tasks.core.sets import CALIBRATION, GOLDEN
 from tasks.core.signature import Signature
 from tasks.core.store import Made
 from tasks.core.verified import known
+from tasks.earlier import earlier_builds, exported_of
 from tasks.homes import engine_home
 from tasks.runtimes.base import CARD, ENGINE, BuildRequest, read_card
 from tasks.runtimes.engines import build_engine
@@ -20,6 +24,7 @@ from tasks.step import StepOptions, step
 from tasks.target import Target
 
 OPTIONS = StepOptions("build", version=2)
+MODEL = "model.onnx"
 
 
 @step(OPTIONS)
@@ -32,6 +37,7 @@ def build(context: Context, target: Target, signature: Signature, data: Artifact
     recipe = recipe.model_copy(
         update={
             "host": host,
+            "sources": _plugins(context, engine.options),
             "params": {
                 "runtime": engine.runtime,
                 "precision": precision.kind,
@@ -41,8 +47,13 @@ def build(context: Context, target: Target, signature: Signature, data: Artifact
         }
     )
     recipe = context.using(recipe, typed=Files(typed), golden=Files(data, (GOLDEN,)))
+    if precision.by_tensorrt:
+        recipe = context.using(
+            recipe, typed=Files(typed), golden=Files(data, (GOLDEN,)), calibration=Files(data, (CALIBRATION,))
+        )
 
     def make(folder: Path) -> Made:
+        exported = exported_of(context.store, typed)
         request = BuildRequest(
             runtime=engine.runtime,
             model=context.model_file(typed),
@@ -50,11 +61,16 @@ def build(context: Context, target: Target, signature: Signature, data: Artifact
             signature=signature,
             golden=context.file(data, GOLDEN),
             host=host,
-            options=options,
+            options=_placed(context, options),
             folder=folder,
             links=True,
+            calibration=context.file(data, CALIBRATION) if precision.by_tensorrt else None,
+            exported=context.store.folder(exported) / MODEL if exported else None,
+            timing_caches=context.store.timing,
+            earlier=earlier_builds(context.store, recipe, refittable=engine.options.refittable),
         )
-        made = context.call(engine_home(engine.runtime), build_engine, request, folder)
+        home = replace(engine_home(engine.runtime), seconds=engine.options.timeout)
+        made = context.call(home, build_engine, request, folder)
         context.link(typed, made.unchanged, folder)
         if (folder / CARD).exists():
             known(folder / ENGINE, read_card(folder / CARD).engine_sha256)
@@ -62,3 +78,22 @@ def build(context: Context, target: Target, signature: Signature, data: Artifact
 
     on_gpu: Mode | None = "exclusive" if engine.device == "cuda" and host else None
     return context.produce(Work(recipe, make, gpu=on_gpu))
+
+
+def _plugins(context: Context, options: EngineOptions) -> dict[str, str]:
+    """Digests of the libraries whose operators go into the engine."""
+    for plugin in options.plugins:
+        if not (context.project / plugin).is_file():
+            cure = "paths are relative to the pipelines.yaml: correct options.plugins, or build the library"
+            raise StepError(f"the plugin {plugin} is missing in {context.project}", cure)
+    return {plugin: context.store.sources.sha256(context.project / plugin) for plugin in options.plugins}
+
+
+def _placed(context: Context, options: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Options with the paths at which a worker finds the plugins."""
+    plugins = options.get("plugins")
+    return (
+        {**options, "plugins": [str(context.project / str(name)) for name in plugins]}
+        if isinstance(plugins, list)
+        else options
+    )

@@ -20,6 +20,8 @@ OPTIONS = StepOptions("quantize", version=2)
 @step(OPTIONS)
 def quantize(context: Context, data: Artifact, folded: Artifact, precision: PrecisionConfig) -> Artifact:
     """Make the typed model.onnx of one precision."""
+    if precision.by_tensorrt:
+        return _as_it_is(context, folded, precision, "fp32")
     match precision.kind:
         case "fp32" | "typed":
             return _as_it_is(context, folded, precision, precision.kind)
@@ -34,7 +36,7 @@ def quantize(context: Context, data: Artifact, folded: Artifact, precision: Prec
 def _as_it_is(
     context: Context, folded: Artifact, precision: PrecisionConfig, kind: Literal["fp32", "typed"]
 ) -> Artifact:
-    recipe = context.recipe(OPTIONS, precision.name).model_copy(update={"params": {"kind": precision.kind}})
+    recipe = context.recipe(OPTIONS, precision.name).model_copy(update={"params": {"kind": kind}})
     recipe = context.using(recipe, folded=Files(folded))
 
     def make(folder: Path) -> Made:

@@ -12,7 +12,7 @@ from flows.records import last_record
 from flows.table import aligned
 from flows.terminal import print_record
 from tasks.core.config import Config
-from tasks.core.errors import TrtflowError
+from tasks.core.errors import ConfigError, TrtflowError
 from tasks.core.outcome import RunRecord
 from tasks.core.promotions import Promotion, promotions_in
 from tasks.core.store import Store
@@ -26,6 +26,12 @@ def command(parsed: Namespace, options: Options) -> int:
         return _list(config, store, options)
     (name,) = names
     record = _last(name, config, store, options)
+    if parsed.where is not None and parsed.layers is not None:
+        raise ConfigError("--where and --layers show different things", "ask for one of them")
+    if parsed.layers is not None:
+        from flows.commands.layers import show_layers
+
+        return show_layers(record, parsed.layers, _current(store, name), options, store.root)
     if parsed.where is None:
         return _show(record, _current(store, name), store.root, options)
     from flows.commands.where import show_where

@@ -1,7 +1,6 @@
 """`trtflow repro`: run the request that made an artifact again, and compare."""
 
 import json
-import shlex
 import shutil
 import tempfile
 from argparse import Namespace
@@ -11,6 +10,7 @@ from typing import cast
 
 from pydantic import BaseModel
 
+from flows.commands.polygraphy_line import polygraphy_line
 from flows.options import Options, open_store
 from tasks.core.digests import sha256_file
 from tasks.core.errors import ConfigError
@@ -22,9 +22,6 @@ from tasks.repro import REQUEST, STORE, KeptRequest, Places, read_request
 from tasks.runtimes.isolate import Home, Workers
 from tasks.runtimes.protocol import resolve, types_of
 
-# Polygraphy runs the same file again: what differs is the order of float additions, never more.
-_TOLERANCE = "1e-4"
-
 
 def command(parsed: Namespace, options: Options) -> int:
     """Run the request in a folder of its own; exit 1 when a file comes out different."""
@@ -32,7 +29,7 @@ def command(parsed: Namespace, options: Options) -> int:
     root, folder = store.root, _artifact_folder(store, parsed.artifact)
     kept = read_request(folder)
     if parsed.polygraphy:
-        line = _polygraphy_line(folder, kept, Places(store=root, project=options.project, out=folder))
+        line = polygraphy_line(folder, kept, Places(store=root, project=options.project, out=folder))
         print(json.dumps({"artifact": parsed.artifact, "polygraphy": line}) if options.json else line)
         return 0
     report = read_report(folder)
@@ -83,19 +80,3 @@ def _compare(report: Report, out: Path) -> dict[str, str]:
         same = path is not None and sha256_file(path) == record.sha256
         states[record.name] = "identical" if same else "different" if path else "missing"
     return states
-
-
-def _polygraphy_line(folder: Path, kept: KeptRequest, places: Places) -> str:
-    """The command by which Polygraphy judges the same: for what an engine computed, its own run of it against ours."""
-    request = places.show(kept.calls[0].request)
-    engine, model = request.get("engine"), request.get("model")
-    if engine and (folder / "inputs.json").is_file():
-        compared = ["--load-inputs", str(folder / "inputs.json"), "--load-outputs", str(folder / "outputs.json")]
-        bounds = ["--rtol", _TOLERANCE, "--atol", _TOLERANCE]
-        return shlex.join(["polygraphy", "run", str(engine), "--model-type", "onnx", "--onnxrt", *compared, *bounds])
-    if model:
-        return shlex.join(["polygraphy", "run", str(model), "--model-type", "onnx", "--onnxrt"])
-    raise ConfigError(
-        f"Polygraphy has nothing that does what {folder.parent.name} does",
-        "name an artifact of parity, or of a step that starts from an ONNX graph",
-    )

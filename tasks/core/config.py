@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from tasks.core.config_checks import (
+    calibrator_problems,
     complete,
     dim_problems,
     gate_problems,
@@ -126,6 +127,7 @@ def _problems(pipeline: PipelineConfig) -> Iterator[Problem]:
     known = inputs is not None or bool(dims)
     yield from point_problems(dims if known else None, pipeline.benchmark, pipeline.promote)
     yield from variant_problems(pipeline.precisions, pipeline.engines)
+    yield from calibrator_problems(pipeline.precisions, pipeline.engines)
     yield from gate_problems(pipeline.precisions, pipeline.engines, pipeline.gates)
     yield from metric_problems(pipeline.data, pipeline.gates, pipeline.promote)
     yield from quantization_problems(pipeline.data, pipeline.precisions)

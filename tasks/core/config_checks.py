@@ -115,6 +115,21 @@ def variant_problems(precisions: Precisions, engines: Engines) -> Iterator[Probl
                 yield Problem(f"{name!r} is listed twice", "remove one of them", path)
 
 
+def calibrator_problems(precisions: Precisions, engines: Engines) -> Iterator[Problem]:
+    """TensorRT's own calibrator serves no other runtime."""
+    own = [precision.name for precision in precisions or () if precision.by_tensorrt]
+    cure = "use {int8: {method: entropy}}, which puts Q/DQ into the graph"
+    if own and engines is None:
+        what = f"{own[0]!r} is calibrated by TensorRT 8.6 as it builds, and no engine is named for it"
+        yield Problem(what, f"add engines: [{{runtime: tensorrt}}], or {cure}", ("precisions",))
+    for index, engine in enumerate(engines or ()):
+        wrong = [name for name in own if engine.precisions is None or name in engine.precisions]
+        if wrong and engine.runtime != "tensorrt":
+            what = f"{wrong[0]!r} is calibrated by TensorRT 8.6 as it builds, which {engine.runtime} does not"
+            path = ("engines", index, *(("precisions",) if engine.precisions else ("runtime",)))
+            yield Problem(what, f"give this engine `precisions` without it, or {cure}", path)
+
+
 def _repeated(section: str, names: Sequence[str]) -> Iterator[Problem]:
     for index, name in enumerate(names):
         if name in names[:index]:

@@ -11,14 +11,14 @@ from pydantic import model_validator as check
 from tasks.core.config_fields import Name, Problem, Section, refusal, suggest
 
 PrecisionKind: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "fp8", "int4", "typed"]
-Method: TypeAlias = Literal["max", "entropy", "rtn", "awq"]
+Method: TypeAlias = Literal["max", "entropy", "trt-entropy", "rtn", "awq"]
 Quantizer: TypeAlias = Literal["modelopt", "onnxruntime"]
 
 PRECISIONS: tuple[PrecisionKind, ...] = get_args(PrecisionKind)
 # The first is the default. awq weighs the columns of a weight by the activations that meet them, so it needs
 # calibration data; measured on a sentence encoder it is nearer to fp32 than rtn (relative L2 0.28 against 0.33).
 METHODS: Mapping[PrecisionKind, tuple[Method, ...]] = MappingProxyType(
-    {"int8": ("max", "entropy"), "fp8": ("max",), "int4": ("awq", "rtn")}
+    {"int8": ("max", "entropy", "trt-entropy"), "fp8": ("max",), "int4": ("awq", "rtn")}
 )
 # Kinds whose graph keeps its fp32 weights beside Q/DQ pairs: a node goes back to float by passing its pairs by.
 REPAIRABLE: tuple[PrecisionKind, ...] = ("int8", "fp8")
@@ -46,6 +46,9 @@ def _seconds(value: object) -> object:
     if isinstance(value, str) and not found:
         raise refusal([Problem(f"{value!r:.60} is no time", "write it like 90s or 2m")])
     return float(found[1]) * _SECONDS[found[2]] if found else value
+
+
+Seconds: TypeAlias = Annotated[float, BeforeValidator(_seconds), Field(gt=0), WithJsonSchema(_TIME)]
 
 
 class ExcludeConfig(Section):
@@ -77,7 +80,7 @@ class RepairConfig(Section):
 
     until: RepairBounds
     otherwise: RepairBounds | None = Field(default=None, validation_alias="or", serialization_alias="or")
-    budget: Annotated[float, BeforeValidator(_seconds), Field(gt=0), WithJsonSchema(_TIME)] = 120.0
+    budget: Seconds = 120.0
 
     @property
     def goals(self) -> tuple[RepairBounds, ...]:
@@ -168,15 +171,22 @@ class PrecisionConfig(Section):
         return Problem(message, "remove 'with', or use {int8: {method: max, with: onnxruntime}}", ("with",))
 
     def _pointless(self) -> tuple[Problem | None, ...]:
-        lowers = self.kind not in ("fp32", "typed")
-        exclude = f"'exclude' keeps nodes out of a lower precision, and {self.kind} lowers nothing"
-        repair = f"'repair' passes Q/DQ pairs by, and {self.kind} has none that can be"
+        lowers = self.kind not in ("fp32", "typed") and not self.by_tensorrt
+        what = f"{self.kind} by {self.method}" if self.by_tensorrt else self.kind
+        exclude = f"'exclude' keeps nodes out of a lower precision, and {what} lowers nothing in the graph"
+        repair = f"'repair' passes Q/DQ pairs by, and {what} has none that can be"
+        repairable = self.kind in REPAIRABLE and not self.by_tensorrt
         prune = "'prune' changes the weights, and a typed graph is taken as it is"
         return (
             None if lowers or self.exclude == ExcludeConfig() else Problem(exclude, "remove 'exclude'", ("exclude",)),
-            None if self.kind in REPAIRABLE or not self.repair else Problem(repair, "remove 'repair'", ("repair",)),
+            None if repairable or not self.repair else Problem(repair, "remove 'repair'", ("repair",)),
             None if self.kind != "typed" or not self.prune else Problem(prune, "remove 'prune'", ("prune",)),
         )
+
+    @property
+    def by_tensorrt(self) -> bool:
+        """Whether TensorRT's own calibrator makes the precision while it builds; the graph stays fp32."""
+        return self.method == "trt-entropy"
 
     @property
     def calibrated(self) -> bool:

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, JsonValu
 from pydantic import model_validator as check
 
 from tasks.core.config_fields import FunctionRef, Name, PathText, Point, Problem, Section, Source, nearest, refusal
+from tasks.core.config_precision import Seconds
 
 RuntimeName: TypeAlias = Literal["onnxruntime", "reference", "tensorrt", "tensorrt-rtx"]
 Objective: TypeAlias = Literal[
@@ -99,7 +100,9 @@ class EngineOptions(Section):
 
     threads: of the CPU. workspace_bytes: scratch memory that a kernel may ask for. optimization_level: how hard the
     builder looks. tf32: fp32 may be rounded to TF32. compute_capability: what TensorRT-RTX builds for, as "8.9".
-    cuda_graph: time inferences as one captured graph.
+    cuda_graph: time inferences as one captured graph. upper_bounds: of tensors that hold sizes which only running
+    tells, where the builder asks for one. refittable: a retrain that changes only weights is refitted.
+    strip_plan: the engine file holds no weights. timeout: how long its build may take.
     """
 
     threads: int | None = Field(default=None, ge=1)
@@ -111,9 +114,12 @@ class EngineOptions(Section):
     version_compatible: bool = False
     hardware_compatible: bool = False
     refittable: bool = False
+    strip_plan: bool = False
     plugins: tuple[PathText, ...] = ()
     compute_capability: str = Field(default="8.9", pattern=r"^\d{1,2}\.\d$")
     cuda_graph: bool = True
+    upper_bounds: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    timeout: Seconds | None = None
 
 
 _TENSORRT_OPTIONS = (
@@ -124,12 +130,15 @@ _TENSORRT_OPTIONS = (
     "version_compatible",
     "hardware_compatible",
     "refittable",
+    "strip_plan",
     "plugins",
     "cuda_graph",
+    "upper_bounds",
+    "timeout",
 )
 OPTIONS: dict[RuntimeName, tuple[str, ...]] = {
-    "onnxruntime": ("threads", "device"),
-    "reference": ("threads", "device"),
+    "onnxruntime": ("threads", "device", "timeout"),
+    "reference": ("threads", "device", "timeout"),
     "tensorrt": _TENSORRT_OPTIONS,
     "tensorrt-rtx": (*_TENSORRT_OPTIONS, "compute_capability"),
 }
@@ -158,8 +167,8 @@ class EngineConfig(Section):
         return self.options.device or ("cuda" if self.runtime.startswith("tensorrt") else "cpu")
 
     def chosen(self) -> dict[str, JsonValue]:
-        """The options that this runtime has, as they go to its build."""
-        values = self.options.model_dump(mode="json", include=set(OPTIONS[self.runtime]))
+        """The options that this runtime has and that decide what is built, as they go to its build and its key."""
+        values = self.options.model_dump(mode="json", include=set(OPTIONS[self.runtime]) - {"timeout"})
         return values | ({"device": self.device} if "device" in values else {})
 
     @check(mode="after")
@@ -174,6 +183,9 @@ class EngineConfig(Section):
         if self.options.version_compatible and self.options.refittable:
             cure = "leave one of them out"
             raise refusal([Problem("an engine cannot be version_compatible and refittable", cure, ("options",))])
+        if self.options.strip_plan and not self.options.refittable:
+            what = "a plan without weights gets them by a refit, and this engine is not refittable"
+            raise refusal([Problem(what, "add refittable: true", ("options", "strip_plan"))])
         return self
 
 
@@ -209,11 +221,15 @@ class GatesConfig(Section):
 
 
 class BenchmarkConfig(Section):
-    """Where to measure, for how long a point, and whether beside the baselines."""
+    """Where to measure, for how long a point, and whether beside the baselines.
+
+    streams: how many streams at once to measure the throughput of, on runtimes that have streams.
+    """
 
     at: tuple[Point, ...] | None = Field(default=None, min_length=1)
     seconds: float = Field(default=2.0, gt=0)
     baselines: bool = True
+    streams: tuple[Annotated[int, Field(ge=1, le=64)], ...] = ()
 
 
 class PromoteConfig(Section):

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 from tasks.core.errors import StepError, StoreError
 
@@ -38,13 +38,13 @@ def store_errors(place: Path) -> Iterator[None]:
         raise StoreError(f"cannot write the store at {place}: {error.strerror or error}", cure) from error
 
 
-def write_atomically(path: Path, content: str) -> None:
-    """Replace `path` by `content`: readers see the old text or the new one, also after a power cut."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace `path` by `content`: readers see the old content or the new one, also after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     hidden = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
         with _open_locked(hidden) as stream:
-            stream.write(content)
+            stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
             hidden.rename(path)
@@ -53,10 +53,10 @@ def write_atomically(path: Path, content: str) -> None:
     sync_folder(path.parent)
 
 
-def _open_locked(hidden: Path) -> TextIO:
+def _open_locked(hidden: Path) -> BinaryIO:
     """Open a new file and lock it, which says that its writer lives: see `remove_abandoned`."""
     while True:
-        stream = hidden.open("w", encoding="utf-8")
+        stream = hidden.open("wb")
         fcntl.flock(stream, fcntl.LOCK_EX)
         if same_file(hidden, stream.fileno()):
             return stream

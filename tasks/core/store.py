@@ -90,6 +90,11 @@ class Store:
         return SourceDigests(self.root / ".sources")
 
     @property
+    def timing(self) -> Path:
+        """Folder of what builders timed: shared by all pipelines, part of no key, left alone by `gc`."""
+        return self.root / ".timing"
+
+    @property
     def verified(self) -> Verified:
         """Checks of artifacts' files against their reports."""
         return Verified(self.root, hash_all=self.verify_all)
@@ -226,7 +231,7 @@ class Store:
 
     def sweep(self, pipeline: str) -> None:
         """Remove what killed runs left of a pipeline: hidden folders and files whose lock nobody holds."""
-        sweep(self.root, pipeline)
+        sweep(self.root, pipeline, self.timing)
 
     @contextlib.contextmanager
     def _alone(self, recipe: Recipe) -> Iterator[None]:

@@ -8,9 +8,9 @@ from tasks.core.files import remove_abandoned
 from tasks.core.locks import try_file_lock
 
 
-def sweep(root: Path, pipeline: str) -> None:
-    """Remove hidden folders and files of a pipeline whose lock nobody holds."""
-    for folder in (root / ".sources", root / pipeline, *_folders(root / pipeline)):
+def sweep(root: Path, pipeline: str, *others: Path) -> None:
+    """Remove hidden folders and files of a pipeline, and of `others`, whose lock nobody holds."""
+    for folder in (root / ".sources", *others, root / pipeline, *_folders(root / pipeline)):
         for path in _hidden(folder):
             if path.suffix == ".partial" and path.is_file():
                 remove_abandoned(path)

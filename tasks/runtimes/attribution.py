@@ -1,6 +1,5 @@
 """Where a precision's error is made: every inner tensor of a typed graph against the folded one's (in a worker)."""
 
-import ast
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from tasks.core.tensors import Tensors, load_batches
 from tasks.runtimes.base import load_model
 from tasks.runtimes.inner import InnerGraph, in_slices
 from tasks.runtimes.judge import joined
+from tasks.runtimes.onnx_origin import modules_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,8 +22,6 @@ TENSORS = "where.json"
 MOST = 10
 # A mask holds the most negative number of its type or minus infinity; a narrower type has others, and masks as well.
 _MASK, _MASK_IN_HALF = 1e30, 6e4
-# What torch's exporter notes of a node: the modules around it, outermost first, then the operation itself.
-_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 class AttributionRequest(Frozen):
@@ -85,7 +83,7 @@ def attribute(request: AttributionRequest) -> WhereMetrics:
     folded, typed = load_model(request.folded, external_data=False), load_model(request.typed, external_data=False)
     errors, without = _errors(request)
     makers = {name: _Maker(node.op_type, node.name) for node in folded.graph.node for name in node.output}
-    modules = _modules(load_model(request.exported, external_data=False))
+    modules = modules_of(load_model(request.exported, external_data=False))
     sources = _sources(typed.graph, errors.keys())
     tensors = tuple(
         TensorError(
@@ -176,20 +174,3 @@ def _read(node: "onnx.NodeProto") -> Iterator[str]:
         for inner in (attribute.g, *attribute.graphs):
             for other in inner.node:
                 yield from _read(other)
-
-
-def _modules(model: "onnx.ModelProto") -> dict[str, str]:
-    """Path of the module that makes each tensor, where the exporter noted it."""
-    noted: dict[str, str] = {}
-    for node in model.graph.node:
-        scopes = next((prop.value for prop in node.metadata_props if prop.key == _SCOPES), "[]")
-        noted |= dict.fromkeys(node.output, _innermost(scopes))
-    return noted
-
-
-def _innermost(scopes: str) -> str:
-    try:
-        modules = [str(scope) for scope in ast.literal_eval(scopes)][:-1]
-    except (ValueError, SyntaxError, TypeError):  # not torch's way to write it: it only tells
-        return ""
-    return modules[-1] if modules else ""

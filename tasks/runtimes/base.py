@@ -16,6 +16,7 @@ from tasks.core.frozen import Frozen
 from tasks.core.signature import DimRange, Signature
 from tasks.core.tensors import Tensors
 from tasks.runtimes.external_data import external_names, external_tensors, read_in
+from tasks.runtimes.timing_cache import TimingCacheUse
 
 if TYPE_CHECKING:
     import onnx
@@ -70,10 +71,25 @@ class EngineCard(Frozen):
     engine_sha256: str
 
 
+class EarlierBuild(Frozen):
+    """An engine that was built the same way, for a graph of the given structure, and how long its builds took.
+
+    `folder` holds it where it may be refitted. `cold_seconds` is of the newest build that no timing cache helped.
+    """
+
+    structure: str
+    artifact: str
+    folder: Path | None
+    built_seconds: float | None
+    cold_seconds: float | None
+
+
 class BuildRequest(Frozen):
     """Compile `model`, typed ONNX of kind `precision`, into `folder`, and check it on `golden`, a file of batches.
 
     `links` tells that the caller gives the files that the reply names a second name in `folder`; else the runtime does.
+    `calibration` is there where the runtime itself lowers the precision. `exported` is what the graph was made from,
+    and tells where nodes come from. `timing_caches` and `earlier` save time, and decide nothing.
     """
 
     runtime: str
@@ -85,6 +101,10 @@ class BuildRequest(Frozen):
     options: dict[str, JsonValue]
     folder: Path
     links: bool = False
+    calibration: Path | None = None
+    exported: Path | None = None
+    timing_caches: Path | None = None
+    earlier: tuple[EarlierBuild, ...] = ()
 
 
 class BuildMetrics(Frozen):
@@ -93,6 +113,8 @@ class BuildMetrics(Frozen):
     `not_run` is why the engine does not run here, or why there is none. `agreement_rel_l2` is the distance from the
     unoptimised graph where the build itself looked at it.
     `unchanged` are files of the model that the engine uses as they are, by their names beside the engine.
+    unoptimised graph where the build itself looked at it. `way` is how the engine came to be, `way_reason` why not by a
+    refit, or from what; `seconds` is what that took, the builds of `earlier` what it is to be held against.
     """
 
     size_bytes: int
@@ -101,6 +123,12 @@ class BuildMetrics(Frozen):
     agreement_rel_l2: float | None
     not_run: str = ""
     unchanged: dict[str, str] = Field(default_factory=dict)
+    structure: str = ""
+    way: Literal["built", "refitted"] = "built"
+    way_reason: str = ""
+    seconds: float | None = None
+    earlier: EarlierBuild | None = None
+    timing_cache: TimingCacheUse | None = None
 
 
 class OpenOptions(Frozen):

@@ -14,8 +14,11 @@ class CudaGraph:
     """An instantiated graph; `launch` puts it on the stream that it was captured from."""
 
     def __init__(self, stream: "cuda.Stream", enqueue: Callable[[], None]) -> None:
-        from cuda.bindings import driver
-
+        try:
+            from cuda.bindings import driver
+        except ImportError as error:
+            cure = "install cuda-bindings beside TensorRT, or set cuda_graph: false for this engine"
+            raise StepError(f"CUDA graphs need cuda-bindings, which cannot be imported: {error}", cure) from error
         self._driver = driver
         self._stream = stream.handle
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL

@@ -19,6 +19,8 @@ from tasks.runtimes.base import (
     Session,
     read_card,
 )
+from tasks.runtimes.gpu_session import GpuSession
+from tasks.runtimes.gpu_timing import GpuFigures, gpu_figures
 from tasks.runtimes.load import load_runtime, runtime_name
 
 
@@ -56,19 +58,28 @@ class TimeOpening(Frozen):
 
 
 class TimeTurn(Frozen):
-    """Time point `point` for `seconds`, at least once; a turn whose samples are thrown away is a warm-up."""
+    """Time point `point` for `seconds`, at least once; a turn whose samples are thrown away is a warm-up.
+
+    `streams` asks for figures of the GPU in place of samples, with so many streams at once; for `seconds` each.
+    """
 
     point: int
     seconds: float
+    streams: tuple[int, ...] | None = None
 
 
 class TimeReply(Frozen):
-    """What a turn measured: the reply to the opening has no samples. `memory` is what the session holds by now."""
+    """What a turn measured: the reply to the opening has no samples. `memory` is what the session holds by now.
+
+    `on_gpu` says that turns may ask for figures of the GPU.
+    """
 
     load_seconds: float
     first_inference_seconds: float
     memory: MemoryUse
     samples: Samples = Samples(nanoseconds=())
+    on_gpu: bool = False
+    gpu: GpuFigures | None = None
 
 
 def probe(request: ProbeRequest) -> Capabilities:
@@ -84,7 +95,7 @@ def build_engine(request: BuildRequest) -> BuildMetrics:
 def run_engine(request: RunRequest) -> RunReply:
     """Run an engine on every batch of a file."""
     batches = _batches(request.feeds)
-    opened = _open(request.engine, request.card, request.options)
+    opened = open_engine(request.engine, request.card, request.options)
     with opened.session as session:
         first, first_inference_seconds = _first(session, batches[0])
         outputs = [first, *(session.infer(feeds) for feeds in batches[1:])]
@@ -95,31 +106,45 @@ def run_engine(request: RunRequest) -> RunReply:
 def time_engine(opening: TimeOpening) -> Generator[TimeReply, TimeTurn, None]:
     """Keep an engine open and time one point a turn, until the conversation is left."""
     points = _batches(opening.feeds)
-    opened = _open(opening.engine, opening.card, opening.options)
+    opened = open_engine(opening.engine, opening.card, opening.options)
     with opened.session as session:
         _, first_inference_seconds = _first(session, points[0])
         reply = TimeReply(
-            load_seconds=opened.seconds, first_inference_seconds=first_inference_seconds, memory=session.memory()
+            load_seconds=opened.seconds,
+            first_inference_seconds=first_inference_seconds,
+            memory=session.memory(),
+            on_gpu=isinstance(session, GpuSession),
         )
         while True:
             turn = yield reply
             if not 0 <= turn.point < len(points):
                 raise StepError(f"there is no point {turn.point}: {opening.feeds} holds {len(points)}")
-            samples = session.time(points[turn.point], turn.seconds)
-            reply = reply.model_copy(update={"samples": samples, "memory": session.memory()})
+            measured = _measured(session, points[turn.point], turn)
+            reply = reply.model_copy(update={**measured, "memory": session.memory()})
 
 
-class _Opened(NamedTuple):
+def _measured(session: Session, feeds: Tensors, turn: TimeTurn) -> dict[str, Samples | GpuFigures | None]:
+    if turn.streams is None:
+        return {"samples": session.time(feeds, turn.seconds), "gpu": None}
+    if not isinstance(session, GpuSession):
+        raise StepError("this session is on no GPU", "ask for figures of the GPU only where the opening says `on_gpu`")
+    return {"samples": Samples(nanoseconds=()), "gpu": gpu_figures(session, feeds, turn.seconds, turn.streams)}
+
+
+class Opened(NamedTuple):
+    """An open engine, and what opening it took."""
+
     session: Session
     seconds: float
 
 
-def _open(engine: Path, card: Path, options: OpenOptions) -> _Opened:
+def open_engine(engine: Path, card: Path, options: OpenOptions) -> Opened:
+    """Open an engine by its card."""
     identity = read_card(card)
     runtime = _available(identity.runtime)
     begin = time.perf_counter()
     session = runtime.open(engine, identity, options)
-    return _Opened(session, time.perf_counter() - begin)
+    return Opened(session, time.perf_counter() - begin)
 
 
 def _available(name: str) -> Runtime:

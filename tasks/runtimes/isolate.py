@@ -4,7 +4,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Generator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Generic, Self, TypeVar, cast
@@ -24,10 +24,14 @@ _EXIT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Home:
-    """Where workers are forked: an interpreter, and the modules that it imports once for all of them."""
+    """Where workers are forked: an interpreter, and the modules that it imports once for all of them.
+
+    `seconds` is how long an answer may take where that is not as long as any other's; it makes no other home.
+    """
 
     preload: tuple[str, ...] = ()
     python: str = sys.executable
+    seconds: float | None = field(default=None, compare=False)
 
 
 class Workers:
@@ -97,7 +101,7 @@ class Workers:
         self.close()
 
     def _start(self, home: Home, function: Work, scratch: Path | None) -> Process:
-        task = Task(name_of(function), types_of(function).reply, scratch, self.timeout_seconds)
+        task = Task(name_of(function), types_of(function).reply, scratch, home.seconds or self.timeout_seconds)
         worker = self._zygote(home).fork(task)
         with self._lock:
             self._workers.add(worker)

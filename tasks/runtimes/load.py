@@ -10,6 +10,8 @@ from tasks.runtimes.base import Runtime
 
 # What a pipeline builds where it names no engines; the reference is a yardstick, never deployed.
 DEPLOYABLE: tuple[RuntimeName, ...] = ("onnxruntime", "tensorrt", "tensorrt-rtx")
+# What tells of its engines' layers, and what each of them takes.
+LAYERED: tuple[RuntimeName, ...] = ("tensorrt", "tensorrt-rtx")
 _MODULES: dict[RuntimeName, str] = {"reference": "onnx", "tensorrt-rtx": "tensorrt_rtx"}
 
 

@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import ValidationError
 
@@ -11,18 +11,22 @@ from tasks.core.digests import sha256_file
 from tasks.core.environment import gpu_host
 from tasks.core.errors import CannotRun, StepError
 from tasks.core.feeds import resize
+from tasks.core.files import link_or_copy
 from tasks.core.signature import Signature
 from tasks.core.tensors import Tensors, load_batches
 from tasks.runtimes import base
 from tasks.runtimes.base import BuildMetrics, BuildRequest, Capabilities, EngineCard, OpenOptions, TensorSpec
+from tasks.runtimes.onnx_bounds import bounded
 from tasks.runtimes.tensorrt_dialects import Module, dialect_of
-from tasks.runtimes.tensorrt_network import BuildSettings, Messages, TensorRtOptions, build_plan
+from tasks.runtimes.tensorrt_network import BuildSettings, Messages, TensorRtOptions
 from tasks.runtimes.tensorrt_session import TensorRtSession
+from tasks.runtimes.tensorrt_way import make_plan
 
 if TYPE_CHECKING:
     from types import ModuleType
 
 Name = Literal["tensorrt", "tensorrt-rtx"]
+Specs: TypeAlias = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 _CURES = {
     "tensorrt": "for one: pip install -c constraints.txt -c constraints/tensorrt10.txt -e '.[tensorrt10]'",
     "tensorrt-rtx": "pip install -c constraints.txt -c constraints/tensorrt-rtx.txt -e '.[tensorrt-rtx]'",
@@ -50,6 +54,9 @@ class TensorRt:
         if not here and not dialect.offline:
             reason = f"{self._module} {trt.__version__} is installed, and there is no NVIDIA GPU here"
             return Capabilities(runtime=self._name, available=False, reason=reason, cure="run it where the GPU is")
+        if here and importlib.util.find_spec("pycuda") is None:
+            reason = f"{self._module} {trt.__version__} is installed, and pycuda, by which it runs, is not"
+            return Capabilities(runtime=self._name, available=False, reason=reason, cure=_CURES[self._name])
         return Capabilities(
             runtime=self._name,
             available=True,
@@ -57,36 +64,46 @@ class TensorRt:
             devices=("cuda:0",) if here else (),
             precisions=dialect.precisions,
             profiles=True,
+            streams=True,
             layers=True,
+            refit=bool(here),
             not_run="" if here else "there is no NVIDIA GPU here",
         )
 
     def build(self, request: BuildRequest, folder: Path) -> BuildMetrics:
         """Compile the graph, then run it at the smallest, the usual and the largest sizes."""
         trt, messages = self._imported(), Messages()
-        options = _options(request)
-        settings = BuildSettings(
-            model=request.model, kind=request.precision, signature=request.signature, options=options
-        )
+        options, specs = _options(request), _specs(request)
         try:
-            plan = build_plan(trt, settings, messages)
+            with bounded(request.model, options.upper_bounds) as model:
+                told = _shared(request) | {"model": model}
+                settings = BuildSettings(options=options, kind=request.precision, **told)
+                plan = make_plan(trt, settings, request.earlier, messages)
         except CannotRun as error:
             return BuildMetrics(
                 size_bytes=0, optimization="none", rejected=(), agreement_rel_l2=None, not_run=error.message
             )
         engine = folder / base.ENGINE
-        engine.write_bytes(plan)
-        card = self._card(request, engine, options)
+        engine.write_bytes(plan.data)
+        card = self._card(request, engine, options, specs)
+        if options.strip_plan:
+            _keep_weights(request.model, folder)
         (folder / base.CARD).write_text(card.model_dump_json(indent=1), encoding="utf-8")
         not_run = self.probe().not_run
         if not not_run:
             self._try_ends(engine, card, request)
         return BuildMetrics(
-            size_bytes=len(plan),
+            size_bytes=len(plan.data),
             optimization=f"level {options.optimization_level}" if options.optimization_level else "default",
             rejected=tuple(messages.warnings),
             agreement_rel_l2=None,
             not_run=f"{not_run}: built by {self._module} {trt.__version__} for {_target(options)}" if not_run else "",
+            structure=plan.structure,
+            way=plan.way,
+            way_reason=plan.reason,
+            seconds=round(plan.seconds, 3),
+            earlier=plan.earlier and plan.earlier.model_copy(update={"folder": None}),  # a place of this host alone
+            timing_cache=plan.timing_cache,
         )
 
     def open(self, engine: Path, card: EngineCard, options: OpenOptions) -> TensorRtSession:
@@ -110,20 +127,16 @@ class TensorRt:
         except (ImportError, OSError, RuntimeError) as error:
             raise StepError(f"{self._module} cannot be imported: {error}", _CURES[self._name]) from error
 
-    def _card(self, request: BuildRequest, engine: Path, options: TensorRtOptions) -> EngineCard:
-        import onnx
-
-        graph = onnx.load(request.model, load_external_data=False).graph
-        weights = {tensor.name for tensor in graph.initializer}
-        inputs = _declared([value for value in graph.input if value.name not in weights])
+    def _card(self, request: BuildRequest, engine: Path, options: TensorRtOptions, specs: Specs) -> EngineCard:
+        inputs, outputs = specs
         return EngineCard(
             runtime=self._name,
             runtime_version=self._imported().__version__,
             precision=request.precision,
             device="cuda:0",
             host=request.host | gpu_host(),
-            inputs=base.input_specs(inputs, request.signature),
-            outputs=_declared(list(graph.output)),
+            inputs=inputs,
+            outputs=outputs,
             dims=request.signature.dims,
             settings=options.model_dump(mode="json"),
             engine_bytes=engine.stat().st_size,
@@ -137,9 +150,29 @@ class TensorRt:
                 session.infer(feeds)
 
 
+def _shared(request: BuildRequest) -> dict[str, Any]:
+    """What a build is told as it was asked."""
+    names = ("model", "signature", "folder", "exported", "timing_caches", "calibration")
+    return {name: getattr(request, name) for name in names}
+
+
+def _keep_weights(model: Path, folder: Path) -> None:
+    """Keep the graph beside a plan without weights: it gets them from there when it is opened."""
+    for name in (model.name, *base.external_files(model)):
+        link_or_copy(model.parent / name, folder / name)
+
+
 def _ends(signature: Signature, golden: Tensors) -> list[Tensors]:
     sizes = [signature.sizes(which) for which in ("min", "opt", "max")]
     return [resize(golden, signature, size) for size in sizes] if signature.dims else [golden]
+
+
+def _specs(request: BuildRequest) -> Specs:
+    """What the graph takes and gives; looked at first: a builder has no plain word for a graph that does not fit."""
+    graph = base.load_model(request.model, external_data=False).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = _declared([value for value in graph.input if value.name not in weights])
+    return base.input_specs(inputs, request.signature), _declared(list(graph.output))
 
 
 def _options(request: BuildRequest) -> TensorRtOptions:

@@ -18,8 +18,11 @@ class Dialect(Frozen):
 
     weak: types in the graph are hints, and `kind_flags` let the builder follow them. network_flags: names of
     NetworkDefinitionCreationFlag. opset, ir_version: the highest that its parser reads, None where nothing is known to
-    be too new. offline: builds without a GPU, for a compute capability that it is told. lean: whether a plan can be
-    made that other versions run.
+    be too new. preview: names of PreviewFeature to switch on. offline: builds without a GPU, for a compute capability
+    that it is told. lean: whether a plan can be made that other versions run. calibrator: flags for int8 by its own
+    calibrator, empty where it has none. unread: types of ONNX that its parser has no name for. strip: whether a plan
+    can be made without its weights. parser_refit: whether the library itself matches the weights of an ONNX file.
+    timing_cache: whether one saves time.
     """
 
     name: str
@@ -29,8 +32,14 @@ class Dialect(Frozen):
     ir_version: int | None
     precisions: tuple[str, ...]
     kind_flags: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    preview: tuple[str, ...] = ()
     offline: bool = False
     lean: bool = True
+    calibrator: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    strip: bool = True
+    parser_refit: bool = True
+    timing_cache: bool = True
 
 
 _WEAK = {"fp16": ("FP16",), "int8": ("INT8",), "typed": ("FP16", "INT8")}
@@ -46,6 +55,14 @@ _TENSORRT: dict[int, Dialect] = {
         ir_version=8,
         precisions=("fp32", "fp16", "int8", "typed"),
         kind_flags=_WEAK,
+        # Several contexts of one profile, for several streams: from 10 on that is always so.
+        preview=("PROFILE_SHARING_0806",),
+        # What the calibrator lowers is TensorRT's choice, layer by layer, and so is what it leaves: fp16 is allowed
+        # there, as NVIDIA advises, since a layer without int8 kernels would else fall back to fp32.
+        calibrator=("INT8", "FP16"),
+        unread=("BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ", "INT4", "UINT4"),
+        strip=False,
+        parser_refit=False,
     ),
     10: Dialect(name="10", weak=False, network_flags=("STRONGLY_TYPED",), opset=21, ir_version=10, precisions=_EVERY),
     11: Dialect(name="11", weak=False, network_flags=(), opset=None, ir_version=None, precisions=_EVERY),
@@ -59,18 +76,24 @@ _RTX = Dialect(
     precisions=_EVERY,
     offline=True,
     lean=False,
+    timing_cache=False,  # there, but it does nothing since 1.2, and warns of that
 )
 
 
 def dialect_of(module: "ModuleType") -> Dialect:
     """Find the line of the table for an imported TensorRT; raise StepError for a version that it has none for."""
-    if module.__name__ == "tensorrt_rtx":
+    return dialect_named(module.__name__, module.__version__)
+
+
+def dialect_named(module: str, version: str) -> Dialect:
+    """The same for one that is not imported here."""
+    if module == "tensorrt_rtx":
         return _RTX
-    major = int(module.__version__.partition(".")[0])
+    major = int(version.partition(".")[0])
     if major not in _TENSORRT:
         known = ", ".join(dialect.name for dialect in _TENSORRT.values())
         raise StepError(
-            f"{module.__name__} {module.__version__} is no TensorRT that this version of trtflow knows",
+            f"{module} {version} is no TensorRT that this version of trtflow knows",
             f"install one of {known}",
         )
     return _TENSORRT[major]

@@ -7,19 +7,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from tasks.core.errors import CannotRun, StepError
 from tasks.core.frozen import Frozen
 from tasks.core.signature import Signature
 from tasks.runtimes.onnx_opset import lower_opset
+from tasks.runtimes.tensorrt_calibrator import calibrating
 from tasks.runtimes.tensorrt_dialects import Dialect, dialect_of, network_flags
+from tasks.runtimes.tensorrt_errors import Origins, cure_for, parse_failure, places
+from tasks.runtimes.tensorrt_timing import TimedTactics
+from tasks.runtimes.timing_cache import TimingCacheUse
 
 if TYPE_CHECKING:
     from types import ModuleType
 
+    import onnx
+
 log = logging.getLogger(__name__)
 _WORST = 5  # messages of the library that an error keeps: the first say why, the later ones that it gave up
-# TensorRT says this of a layer for which no kernel fits, most often into the memory that it was given.
-_NO_KERNEL = "Could not find any implementation"
 
 
 class TensorRtOptions(Frozen):
@@ -28,6 +34,7 @@ class TensorRtOptions(Frozen):
     workspace_bytes: scratch memory that a kernel may ask for (default: all of the GPU's). optimization_level: 0 to 5,
     how hard the builder looks (TensorRT's default: 3). tf32: lets fp32 be rounded to TF32. compute_capability: of the
     GPU to build for, where the builder needs none, as 8.9. cuda_graph: launch an inference as one captured graph.
+    refittable: the weights can be exchanged. strip_plan: the plan holds none, and gets them when it is opened.
     """
 
     device: str = "cuda"
@@ -39,19 +46,44 @@ class TensorRtOptions(Frozen):
     version_compatible: bool = False
     hardware_compatible: bool = False
     refittable: bool = False
+    strip_plan: bool = False
     plugins: tuple[Path, ...] = ()
     compute_capability: str = "8.9"
     cuda_graph: bool = True
+    upper_bounds: dict[str, int] = Field(default_factory=dict)
 
 
 class BuildSettings(Frozen):
-    """A graph to compile, its precision and profile, and where a timing cache is kept."""
+    """A graph to compile, its precision and profile, and where its parts lie.
+
+    folder: what is kept beside the engine. exported: the graph that knows the source. timing_caches: folder of the
+    caches. calibration: data for TensorRT's own calibrator.
+    """
 
     model: Path
     kind: str
     signature: Signature
     options: TensorRtOptions
-    timing_cache: Path | None = None
+    folder: Path
+    exported: Path | None = None
+    timing_caches: Path | None = None
+    calibration: Path | None = None
+
+    @property
+    def limits(self) -> str:
+        """Memory that a kernel may ask for, in words."""
+        limit = self.options.workspace_bytes
+        return "workspace_bytes is not limited" if limit is None else f"workspace_bytes is {limit / 2**30:.3g} GiB"
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A network with what has to live as long as it does: its weights lie in the parser's memory."""
+
+    builder: Any
+    network: Any
+    parser: Any
+    model: "onnx.ModelProto"
 
 
 @dataclass
@@ -61,12 +93,15 @@ class Messages:
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    def failure(self, what: str, cure: str) -> StepError:
-        """An error with what the library said."""
-        said = "; ".join(self.errors[:_WORST]) or "it gave no reason"
-        if _NO_KERNEL in said:
-            cure = "it is most often short of memory: raise workspace_bytes, or build on a GPU that is free"
-        return StepError(f"{what}: {said}", cure, "\n".join([*self.errors, *self.warnings]))
+    def failure(self, what: str, cure: str, limits: str = "") -> StepError:
+        """An error with what the library said, and what to do about that."""
+        everything = "\n".join([*self.errors, *self.warnings])
+        return StepError(f"{what}: {self.said}", cure_for(everything, cure, limits), everything)
+
+    @property
+    def said(self) -> str:
+        """The first errors, which say why."""
+        return "; ".join(self.errors[:_WORST]) or "it gave no reason"
 
 
 def logger_of(trt: "ModuleType", messages: Messages) -> Any:  # noqa: ANN401 - a class of a module that is a value here
@@ -94,29 +129,70 @@ def load_plugins(plugins: Sequence[Path]) -> None:
             raise StepError(f"the plugin {plugin} cannot be loaded: {error}", "build it for this TensorRT") from error
 
 
-def build_plan(trt: "ModuleType", settings: BuildSettings, messages: Messages) -> bytes:
-    """Compile the graph; returns the serialised engine."""
+def build_plan(trt: "ModuleType", settings: BuildSettings, messages: Messages) -> tuple[bytes, TimingCacheUse | None]:
+    """Compile the graph; returns the serialised engine, and what the timing cache held."""
     dialect = dialect_of(trt)
-    _check_kind(dialect, settings.kind)
-    load_plugins(settings.options.plugins)
+    check_settings(dialect, settings)
     logger = logger_of(trt, messages)
+    parsed = parse(trt, logger, settings)
+    builder, network = parsed.builder, parsed.network
+    config = _config(trt, builder, dialect, settings)
+    _add_profile(builder, config, network, settings.signature)
+    timed = (
+        TimedTactics(trt, config, settings.timing_caches) if settings.timing_caches and dialect.timing_cache else None
+    )
+    with calibrating(trt, (builder, config, network), settings.calibration, settings.signature, settings.folder):
+        plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        where = places(messages.said, parsed.model, Origins.read(settings.exported))
+        raise messages.failure(
+            f"TensorRT {trt.__version__} could not build {settings.model.name}{where}",
+            "leave out what it names, by another precision or `exclude`",
+            settings.limits,
+        )
+    return bytes(plan), timed.keep() if timed else None
+
+
+def parse(trt: "ModuleType", logger: Any, settings: BuildSettings) -> Parsed:  # noqa: ANN401 - of a module value
+    """Make a network of the graph; raise StepError with the node that the parser could not take."""
+    dialect = dialect_of(trt)
+    load_plugins(settings.options.plugins)
     trt.init_libnvinfer_plugins(logger, "")
     builder = trt.Builder(logger)
     network = builder.create_network(network_flags(trt, dialect))
     parser = trt.OnnxParser(network, logger)
-    _parse(parser, network, settings.model, dialect)
-    config = _config(trt, builder, dialect, settings)
-    _add_profile(builder, config, network, settings.signature)
-    cache = _timing_cache(config, settings.timing_cache)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise messages.failure(
-            f"TensorRT {trt.__version__} could not build {settings.model.name}",
-            "leave out what it names, by another precision or `exclude`",
+    model = readable(settings.model, dialect)
+    if dialect.opset is None:
+        done = parser.parse_from_file(str(settings.model))
+    else:
+        done = parser.parse(model.SerializeToString(deterministic=True), str(settings.model))
+    if not done or not network.num_outputs:
+        what = f"TensorRT {dialect.name} cannot parse {settings.model.name}"
+        raise parse_failure(what, parser, model, Origins.read(settings.exported))
+    return Parsed(builder, network, parser, model)
+
+
+def readable(path: Path, dialect: Dialect) -> "onnx.ModelProto":
+    """The graph as this TensorRT can read it, its external weights left where they are."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    _check_types(model, dialect)
+    if dialect.opset is None:
+        return model
+    return lower_opset(model, dialect.opset, dialect.ir_version or model.ir_version)
+
+
+def check_settings(dialect: Dialect, settings: BuildSettings) -> None:
+    """Refuse what this TensorRT cannot do before anything is parsed."""
+    _check_kind(dialect, settings.kind)
+    if settings.calibration and not dialect.calibrator:
+        raise StepError(
+            f"TensorRT {dialect.name} has no calibrator of its own: 8.6 was the last with one that is not deprecated",
+            "use {int8: {method: entropy}}, which puts Q/DQ into the graph",
         )
-    if cache is not None and settings.timing_cache is not None:
-        settings.timing_cache.write_bytes(bytes(cache.serialize()))
-    return bytes(plan)
+    if settings.options.strip_plan and not dialect.strip:
+        raise StepError(f"TensorRT {dialect.name} makes no plan without weights", "leave strip_plan out for it")
 
 
 def _check_kind(dialect: Dialect, kind: str) -> None:
@@ -125,34 +201,20 @@ def _check_kind(dialect: Dialect, kind: str) -> None:
         raise CannotRun(f"TensorRT {dialect.name} has no {kind}", f"it takes {known}")
 
 
-def _parse(parser: Any, network: Any, model: Path, dialect: Dialect) -> None:  # noqa: ANN401 - of a module value
-    """Fill the network; raise StepError with the node that the parser could not take."""
-    if dialect.opset is None:
-        parsed = parser.parse_from_file(str(model))
-    else:
-        parsed = parser.parse(_lowered(model, dialect), str(model))
-    if parsed and network.num_outputs:
-        return
-    errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    said = "; ".join(_described(error) for error in errors[:_WORST]) or "it gave no reason"
-    raise StepError(
-        f"TensorRT {dialect.name} cannot parse {model.name}: {said}",
-        "export those operators otherwise, or use a plugin",
-    )
+def _check_types(model: "onnx.ModelProto", dialect: Dialect) -> None:
+    """Name a type that the parser would stumble over without a word about it."""
+    from onnx import TensorProto
 
-
-def _lowered(model: Path, dialect: Dialect) -> bytes:
-    import onnx
-
-    graph = onnx.load(model, load_external_data=False)
-    lowered = lower_opset(graph, dialect.opset or 0, dialect.ir_version or graph.ir_version)
-    return bytes(lowered.SerializeToString(deterministic=True))
-
-
-def _described(error: Any) -> str:  # noqa: ANN401 - of a module value
-    node = error.node_name() if hasattr(error, "node_name") else f"node {error.node()}"
-    operator = error.node_operator() if hasattr(error, "node_operator") else ""
-    return f"{node} {operator}: {error.desc()}".strip()
+    unread = {TensorProto.DataType.Value(name): name for name in dialect.unread}
+    held = [(tensor.name, tensor.data_type) for tensor in model.graph.initializer]
+    held += [(v.name, v.type.tensor_type.elem_type) for v in (*model.graph.input, *model.graph.output)]
+    held += [(node.name or node.output[0], a.i) for node in model.graph.node for a in node.attribute if a.name == "to"]
+    found = next(((name, unread[kind]) for name, kind in held if kind in unread), None)
+    if found:
+        raise CannotRun(
+            f"TensorRT {dialect.name} does not know {found[1]}, which the graph has at {found[0]!r}",
+            "use fp32, fp16 or int8 for this engine, or a newer TensorRT",
+        )
 
 
 def _config(trt: "ModuleType", builder: Any, dialect: Dialect, settings: BuildSettings) -> Any:  # noqa: ANN401
@@ -167,12 +229,16 @@ def _config(trt: "ModuleType", builder: Any, dialect: Dialect, settings: BuildSe
         "SPARSE_WEIGHTS": options.sparsity,
         "VERSION_COMPATIBLE": options.version_compatible,
         "REFIT": options.refittable,
+        **({"STRIP_PLAN": True} if options.strip_plan else {}),  # 8.6 has no flag to clear
         **dict.fromkeys(dialect.kind_flags.get(settings.kind, ()), True),
+        **dict.fromkeys(dialect.calibrator if settings.calibration else (), True),
     }
     for name, on in wanted.items():
         (config.set_flag if on else config.clear_flag)(getattr(trt.BuilderFlag, name))
     if options.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    for feature in dialect.preview:
+        config.set_preview_feature(getattr(trt.PreviewFeature, feature), True)  # noqa: FBT003 - takes it by place
     if dialect.offline:
         capability = getattr(trt.ComputeCapability, f"SM{options.compute_capability.replace('.', '')}")
         config.num_compute_capabilities = 1
@@ -190,12 +256,3 @@ def _add_profile(builder: Any, config: Any, network: Any, signature: Signature) 
         name = network.get_input(index).name
         profile.set_shape(name, *(signature.shape(name, size) for size in sizes))
     config.add_optimization_profile(profile)
-
-
-def _timing_cache(config: Any, path: Path | None) -> Any:  # noqa: ANN401
-    """Start from what earlier builds timed."""
-    if path is None:
-        return None
-    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    config.set_timing_cache(cache, ignore_mismatch=False)
-    return cache

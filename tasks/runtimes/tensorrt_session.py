@@ -1,30 +1,42 @@
-"""An open TensorRT engine on one GPU: pinned host buffers, device buffers, one stream, by pycuda (in a worker)."""
+"""An open TensorRT engine on one GPU, by pycuda (in a worker)."""
 
+import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from tasks.core.errors import StepError
+from tasks.core.ranges import marked
 from tasks.core.tensors import Tensors
 from tasks.runtimes import base
 from tasks.runtimes.base import EngineCard, LayerTime, MemoryUse, Samples
 from tasks.runtimes.cuda_graph import CudaGraph
+from tasks.runtimes.gpu_session import Flow, Transfers
+from tasks.runtimes.tensorrt_errors import cuda_errors
+from tasks.runtimes.tensorrt_execution import Execution
 from tasks.runtimes.tensorrt_network import Messages, TensorRtOptions, load_plugins, logger_of
+from tasks.runtimes.tensorrt_refit import restore_weights
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    import pycuda.driver as cuda
+_PROFILED_RUNS = 20
+# How many inferences wait on a stream: with one, it would idle while the host is with another stream.
+_DEPTH = 2
 
 
 class Primary:
     """The GPU's primary context, current as long as this is open: what every library of the process shares."""
 
     def __init__(self, index: int = 0) -> None:
-        import pycuda.driver as cuda
-
+        try:
+            import pycuda.driver as cuda
+        except ImportError as error:
+            cure = "install it beside TensorRT: it is in the extras tensorrt86, tensorrt10 and tensorrt11"
+            raise StepError(f"pycuda, by which TensorRT engines run, cannot be imported: {error}", cure) from error
         cuda.init()
         if index >= cuda.Device.count():
             raise StepError(f"there is no GPU {index} here: {cuda.Device.count()} found", "run where the GPU is")
@@ -37,54 +49,8 @@ class Primary:
         self._context.detach()
 
 
-class _Buffer:
-    """Device memory that grows and is used again, with a pinned buffer on the host for its contents."""
-
-    def __init__(self) -> None:
-        self._size = 0
-        self._memory: cuda.DeviceAllocation | None = None
-
-    def address(self, size: int) -> int:
-        """Address of at least `size` bytes."""
-        import pycuda.driver as cuda
-
-        if self._memory is None or size > self._size:
-            self.free()
-            self._memory, self._size = cuda.mem_alloc(max(size, 1)), size
-        return int(self._memory)
-
-    def free(self) -> None:
-        """Give the memory back."""
-        if self._memory is not None:
-            self._memory.free()
-        self._memory, self._size = None, 0
-
-
-def output_allocator(trt: "ModuleType", buffer: _Buffer) -> Any:  # noqa: ANN401 - of a module that is a value
-    """Give memory to an output whose shape only running tells."""
-
-    class Allocator(trt.IOutputAllocator):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            trt.IOutputAllocator.__init__(self)
-            self.shape: tuple[int, ...] = ()
-
-        def reallocate_output(self, name: str, memory: object, size: int, alignment: int) -> int:
-            del name, memory, alignment
-            return buffer.address(size)
-
-        def reallocate_output_async(self, name: str, memory: object, size: int, alignment: int, stream: int) -> int:
-            del stream
-            return self.reallocate_output(name, memory, size, alignment)
-
-        def notify_shape(self, name: str, shape: Iterable[int]) -> None:
-            del name
-            self.shape = tuple(shape)
-
-    return Allocator()
-
-
 class TensorRtSession:
-    """One execution context on one stream."""
+    """An engine with one execution, and more of them while several streams are timed."""
 
     def __init__(self, trt: "ModuleType", engine: Path, card: EngineCard, options: TensorRtOptions) -> None:
         import pycuda.driver as cuda
@@ -94,11 +60,12 @@ class TensorRtSession:
         self._messages = Messages()
         self._primary: Primary | None = Primary()
         self._free_before = cuda.mem_get_info()[0]
-        self._stream = cuda.Stream()
-        self._buffers: dict[str, _Buffer] = {}
-        self._allocators: dict[str, Any] = {}
+        self._session: Execution | None = None
+        self._more: list[Execution] = []
+        self._engine: Any = None
         try:
-            self._session = self._deserialised(engine)
+            self._engine = self._deserialised(engine)
+            self._session = self._execution()
         except BaseException:
             self._close()
             raise
@@ -111,15 +78,17 @@ class TensorRtSession:
         self._runtime = self._trt.Runtime(logger)
         if self._card.settings.get("version_compatible"):
             self._runtime.engine_host_code_allowed = True  # the store verified that the plan is the one we made
-        self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
-        if self._engine is None:
+        engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if engine is None:
             raise self._messages.failure(
                 f"TensorRT {self._trt.__version__} does not open {path}", "build it here again"
             )
-        context = self._engine.create_execution_context()
-        if context is None:
-            raise self._messages.failure("there is no memory for an execution context", "free memory of the GPU")
-        return context
+        if self._options.strip_plan:
+            restore_weights(self._trt, engine, logger, path.parent / "model.onnx")
+        return engine
+
+    def _execution(self) -> Execution:
+        return Execution(self._trt, self._engine, self._card, self._messages)
 
     def __enter__(self) -> Self:
         return self
@@ -130,48 +99,94 @@ class TensorRtSession:
         self._close()
 
     def _close(self) -> None:
-        """Free everything, context and engine before the memory that they use, then leave the GPU's context."""
+        """Free everything, contexts and engine before the memory that they use, then leave the GPU's context."""
         if self._primary is None:
             return
+        self._fewer()
+        if self._session is not None:
+            self._session.close()
         self._session = self._engine = self._runtime = None
-        self._allocators.clear()
-        for buffer in self._buffers.values():
-            buffer.free()
-        self._buffers.clear()
-        del self._stream
         self._primary.close()
         self._primary = None
 
     def infer(self, feeds: Tensors) -> Tensors:
         """Run once, host memory to host memory."""
-        self._bind(feeds)
-        self._enqueue()
-        self._stream.synchronize()
-        return {spec.name: self._fetched(spec.name) for spec in self._card.outputs}
+        with marked("infer"), cuda_errors("it ran an inference"):
+            return self._opened().run(feeds)
 
     def time(self, feeds: Tensors, seconds: float) -> Samples:
         """Time inferences by CUDA events, with inputs and outputs on the GPU; by a CUDA graph where it can be."""
-        self._bind(feeds)
-        self._enqueue()
-        self._stream.synchronize()
-        if not self._options.cuda_graph or self._allocators:
-            return self._sampled(self._enqueue, seconds)
-        with CudaGraph(self._stream, self._enqueue) as graph:
-            return self._sampled(graph.launch, seconds)
+        graphed = self.latencies(feeds, seconds, graph=True) if self._options.cuda_graph else None
+        return graphed or self._launched(feeds, seconds)
 
-    def _sampled(self, launch: Any, seconds: float) -> Samples:  # noqa: ANN401
+    def latencies(self, feeds: Tensors, seconds: float, *, graph: bool) -> Samples | None:
+        """Time inferences launched one by one, or each as a captured graph; None where they cannot be captured."""
+        if not graph:
+            return self._launched(feeds, seconds)
+        execution = self._ready(feeds)
+        if execution.allocates:
+            return None
+        with CudaGraph(execution.stream, execution.enqueue) as captured, marked("time with a CUDA graph"):
+            return self._sampled([captured.launch], seconds)[0]
+
+    def _launched(self, feeds: Tensors, seconds: float) -> Samples:
+        execution = self._ready(feeds)
+        with marked("time"):
+            return self._sampled([execution.enqueue], seconds)[0]
+
+    def transfers(self, feeds: Tensors, seconds: float) -> Transfers:
+        """Time the three parts of an inference from host memory to host memory."""
+        execution = self._ready(feeds)
+        with marked("time transfers"):
+            h2d, compute, d2h = self._sampled(execution.stages(), seconds)
+        return Transfers(h2d=h2d, compute=compute, d2h=d2h)
+
+    def _sampled(self, stages: Sequence[Callable[[], None]], seconds: float) -> list[Samples]:
+        """Time each stage, again and again, between events on the stream."""
         import pycuda.driver as cuda
 
-        begin, end = cuda.Event(), cuda.Event()
-        nanoseconds: list[int] = []
+        stream = self._opened().stream
+        events = [cuda.Event() for _ in range(len(stages) + 1)]
+        taken: list[list[int]] = [[] for _ in stages]
         stop = time.perf_counter() + seconds
-        while not nanoseconds or time.perf_counter() < stop:
-            begin.record(self._stream)
-            launch()
-            end.record(self._stream)
-            end.synchronize()
-            nanoseconds.append(max(1, round(end.time_since(begin) * 1e6)))
-        return Samples(nanoseconds=tuple(nanoseconds))
+        while not taken[0] or time.perf_counter() < stop:
+            events[0].record(stream)
+            for stage, event in zip(stages, events[1:], strict=True):
+                stage()
+                event.record(stream)
+            events[-1].synchronize()
+            for times, begin, end in zip(taken, events, events[1:], strict=False):
+                times.append(max(1, round(end.time_since(begin) * 1e6)))
+        return [Samples(nanoseconds=tuple(times)) for times in taken]
+
+    def flow(self, feeds: Tensors, streams: int, seconds: float) -> Flow:
+        """Keep so many streams busy, each from GPU memory to GPU memory."""
+        first = self._opened()
+        try:
+            while len(self._more) < streams - 1:
+                self._more.append(self._execution())
+            with ExitStack() as stack:
+                lanes = [
+                    _Lane(execution, self._launcher(execution, feeds, stack))
+                    for execution in (first, *self._more[: streams - 1])
+                ]
+                with marked(f"{streams} streams"):
+                    return _busy(lanes, seconds)
+        finally:
+            self._fewer()
+
+    def _launcher(self, execution: Execution, feeds: Tensors, stack: ExitStack) -> Callable[[], None]:
+        with cuda_errors("it prepared several streams"):
+            execution.ready(feeds)
+        if not self._options.cuda_graph or execution.allocates:
+            return execution.enqueue
+        return stack.enter_context(CudaGraph(execution.stream, execution.enqueue)).launch
+
+    def _fewer(self) -> None:
+        """Close all executions but the first."""
+        for execution in self._more:
+            execution.close()
+        self._more.clear()
 
     def memory(self) -> MemoryUse:
         """What the session added: host memory of the process, and memory of the GPU, which others may use too."""
@@ -180,77 +195,88 @@ class TensorRtSession:
         used = self._free_before - cuda.mem_get_info()[0]
         return MemoryUse(host_bytes=base.growth_since(self._resident).host_bytes, device_bytes=max(0, used))
 
+    def inspection(self) -> str:
+        """The engine inspector's JSON, for the shapes that were bound last."""
+        execution = self._opened()
+        inspector = self._engine.create_engine_inspector()
+        inspector.execution_context = execution.context  # else sizes that may vary, and formats, are left out
+        return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
+
     def layers(self) -> tuple[LayerTime, ...]:
-        """Time every layer of one run of the inputs that were bound last."""
-        trt, found = self._trt, []
+        """Time every layer for the inputs that were bound last: the median of several runs."""
+        execution, profiler = self._opened(), _profiler(self._trt)
+        execution.context.profiler = profiler
+        # Reported by a call of its own, after the run: to report while enqueuing would wait inside of it.
+        execution.context.enqueue_emits_profile = False
+        try:
+            for _ in range(_PROFILED_RUNS):
+                execution.enqueue()
+                execution.stream.synchronize()
+                if not execution.context.report_to_profiler():
+                    raise self._messages.failure("TensorRT timed no layers", "see what it says")
+        finally:
+            execution.context.enqueue_emits_profile = True
+            execution.context.profiler = None
+        # The first run also sets up what the others find.
+        return tuple(
+            LayerTime(name=name, kind="", nanoseconds=round(statistics.median(times[1:]) * 1e6))
+            for name, times in profiler.times.items()
+        )
 
-        class Profiler(trt.IProfiler):  # type: ignore[misc, name-defined]
-            def __init__(self) -> None:
-                trt.IProfiler.__init__(self)
+    def _ready(self, feeds: Tensors) -> Execution:
+        execution = self._opened()
+        with cuda_errors("it prepared to time inferences"):
+            execution.ready(feeds)
+        return execution
 
-            def report_layer_time(self, layer: str, milliseconds: float) -> None:
-                found.append(LayerTime(name=layer, kind="", nanoseconds=round(milliseconds * 1e6)))
-
-        self._opened().profiler = Profiler()
-        self._enqueue()
-        self._stream.synchronize()
-        self._opened().profiler = None
-        return tuple(found)
-
-    def _bind(self, feeds: Tensors) -> None:
-        """Set shapes and addresses, and copy the inputs."""
-        import numpy as np
-        import pycuda.driver as cuda
-
-        context = self._opened()
-        base.check_inputs(self._card, feeds)
-        for name, feed in feeds.items():
-            context.set_input_shape(name, feed.shape)
-            host = cuda.pagelocked_empty(feed.shape, feed.dtype)
-            np.copyto(host, feed)
-            address = self._buffer(name).address(host.nbytes)
-            cuda.memcpy_htod_async(address, host, self._stream)
-            self._stream.synchronize()
-            context.set_tensor_address(name, address)
-        for spec in self._card.outputs:
-            self._bind_output(spec.name)
-
-    def _bind_output(self, name: str) -> None:
-        import numpy as np
-
-        context = self._opened()
-        shape = tuple(context.get_tensor_shape(name))
-        if any(size < 0 for size in shape):
-            self._allocators.setdefault(name, output_allocator(self._trt, self._buffer(name)))
-            context.set_output_allocator(name, self._allocators[name])
-            return
-        size = int(np.prod(shape, dtype=np.int64)) * self._dtype(name).itemsize
-        context.set_tensor_address(name, self._buffer(name).address(size))
-
-    def _fetched(self, name: str) -> Any:  # noqa: ANN401 - an array of the engine's dtype
-        import pycuda.driver as cuda
-
-        allocator = self._allocators.get(name)
-        shape = allocator.shape if allocator else tuple(self._opened().get_tensor_shape(name))
-        host = cuda.pagelocked_empty(shape, self._dtype(name))
-        if host.nbytes:
-            cuda.memcpy_dtoh_async(host, self._buffer(name).address(host.nbytes), self._stream)
-            self._stream.synchronize()
-        return host.copy()
-
-    def _enqueue(self) -> None:
-        if not self._opened().execute_async_v3(self._stream.handle):
-            raise self._messages.failure("the engine did not run", "see what TensorRT says; build it here again")
-
-    def _buffer(self, name: str) -> _Buffer:
-        return self._buffers.setdefault(name, _Buffer())
-
-    def _dtype(self, name: str) -> Any:  # noqa: ANN401 - a numpy dtype
-        import numpy as np
-
-        return np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
-
-    def _opened(self) -> Any:  # noqa: ANN401 - of a module value
-        if self._primary is None:
+    def _opened(self) -> Execution:
+        if self._session is None:
             raise StepError("this TensorRT session is closed", "use it inside its `with` block")
         return self._session
+
+
+def _profiler(trt: "ModuleType") -> Any:  # noqa: ANN401 - of a module that is a value
+    class Profiler(trt.IProfiler):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+            self.times: dict[str, list[float]] = {}
+
+        def report_layer_time(self, layer: str, milliseconds: float) -> None:
+            self.times.setdefault(layer, []).append(milliseconds)
+
+    return Profiler()
+
+
+class _Lane:
+    """A stream with what is launched on it, and the events that say when that ended."""
+
+    def __init__(self, execution: Execution, launch: Callable[[], None]) -> None:
+        import pycuda.driver as cuda
+
+        self._stream, self._launch = execution.stream, launch
+        self._events = [cuda.Event() for _ in range(_DEPTH)]
+        self.launched = 0
+
+    def go(self) -> None:
+        """Launch one more as soon as there is room on the stream."""
+        event = self._events[self.launched % _DEPTH]
+        if self.launched >= _DEPTH:
+            event.synchronize()
+        self._launch()
+        event.record(self._stream)
+        self.launched += 1
+
+    def end(self) -> None:
+        """Wait for all that was launched."""
+        self._stream.synchronize()
+
+
+def _busy(lanes: list[_Lane], seconds: float) -> Flow:
+    begin = time.perf_counter_ns()
+    while not lanes[0].launched or time.perf_counter_ns() - begin < seconds * 1e9:
+        for lane in lanes:
+            lane.go()
+    for lane in lanes:
+        lane.end()
+    taken = time.perf_counter_ns() - begin
+    return Flow(streams=len(lanes), inferences=sum(lane.launched for lane in lanes), nanoseconds=max(1, taken))

@@ -26,6 +26,7 @@ from typing import NoReturn, TypeAlias, cast
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from tasks.core.errors import StepError, WorkerError
+from tasks.core.ranges import marked
 from tasks.runtimes.protocol import (
     Done,
     Ended,
@@ -199,7 +200,9 @@ class Answerer:
         function = resolve(frame.function)
         types = types_of(function)
         if self._talk is None:
-            outcome = function(self._request(types.request, frame.request))
+            request = self._request(types.request, frame.request)
+            with marked(frame.function):
+                outcome = function(request)
             if isinstance(outcome, Generator):
                 self._talk = outcome
                 outcome = self._next(outcome, None)

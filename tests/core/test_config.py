@@ -103,6 +103,12 @@ def test_precision_is_written_as_its_kind_or_with_options(
         ({"int8": {"with": "onnxruntime", "method": "entropy"}}, "not to int8 by entropy"),
         ({"fp8": {"with": "onnxruntime"}}, "not to fp8 by max"),
         ({"int4": {"repair": {"until": {"rel_l2": 0.1}}}}, "int4 has none that can be"),
+        ({"fp8": {"method": "trt-entropy"}}, "fp8 has no method 'trt-entropy'"),
+        ({"int8": {"method": "trt-entropy", "exclude": {"op_types": ["Add"]}}}, "lowers nothing in the graph"),
+        (
+            {"int8": {"method": "trt-entropy", "repair": {"until": {"cosine": 1}}}},
+            "by trt-entropy has none that can be",
+        ),
         ({"int8": {"repair": {"until": {}}}}, "there is no bound to reach"),
         ({"int8": {"repair": {"until": {"rel_l2": 0.1}, "budget": "soon"}}}, "'soon' is no time"),
         ({"int8": {"prune": {}}}, "exactly one of 'pattern' and 'sparsity'"),
@@ -140,6 +146,14 @@ def test_a_budget_is_a_time(written: object, seconds: float) -> None:
 
 def test_fold_tool_has_a_name_that_is_no_keyword() -> None:
     assert FoldConfig.model_validate({"with": "polygraphy"}) == FoldConfig(tool="polygraphy")
+
+
+def test_a_timeout_decides_nothing_that_is_built() -> None:
+    hasty = {"runtime": "tensorrt", "options": {"timeout": "90s"}}
+    pipelines = [PipelineConfig.model_validate(onnx_pipeline(engines=[e])) for e in (hasty, {"runtime": "tensorrt"})]
+    with_timeout, without = (pipeline.engines[0] for pipeline in pipelines if pipeline.engines)
+    assert with_timeout.options.timeout == 90
+    assert with_timeout.chosen() == without.chosen()
 
 
 def test_engine_is_named_after_its_runtime() -> None:
@@ -194,6 +208,8 @@ def test_source_is_nothing_else(source: str) -> None:
 
 
 INT64 = {"dtype": "int64", "shape": ["batch"]}
+OWN = {"int8": {"name": "own", "method": "trt-entropy"}}
+RANGES = {"calibration": {"source": "m:c", "samples": 8}}
 TWO_POINTS = {"at": [{"batch": 1}, {"batch": 32}]}
 
 INCONSISTENT: list[tuple[dict[str, Any], str, str]] = [
@@ -229,6 +245,33 @@ INCONSISTENT: list[tuple[dict[str, Any], str, str]] = [
     (onnx_pipeline(precisions=[]), "precisions", "at least 1 item"),
     (onnx_pipeline(precisions=["int8"]), "precisions.0", "int8 by max takes its ranges from calibration data"),
     (onnx_pipeline(precisions=["fp32", "int4"]), "precisions.1", "int4 by awq takes its ranges from calibration data"),
+    (onnx_pipeline(precisions=[OWN]), "precisions.0", "int8 by trt-entropy takes its ranges from calibration data"),
+    (onnx_pipeline(data=RANGES, precisions=[OWN]), "precisions", "'own' is calibrated by TensorRT 8.6 as it builds"),
+    (
+        onnx_pipeline(data=RANGES, precisions=[OWN], engines=[{"runtime": "tensorrt"}, {"runtime": "tensorrt-rtx"}]),
+        "engines.1.runtime",
+        "which tensorrt-rtx does not",
+    ),
+    (
+        onnx_pipeline(data=RANGES, precisions=[OWN], engines=[{"runtime": "onnxruntime", "precisions": ["own"]}]),
+        "engines.0.precisions",
+        "which onnxruntime does not",
+    ),
+    (
+        onnx_pipeline(engines=[{"runtime": "tensorrt", "options": {"strip_plan": True}}]),
+        "engines.0.options.strip_plan",
+        "is not refittable",
+    ),
+    (
+        onnx_pipeline(engines=[{"runtime": "tensorrt", "options": {"timeout": "soon"}}]),
+        "engines.0.options.timeout",
+        "'soon' is no time",
+    ),
+    (
+        onnx_pipeline(engines=[{"runtime": "tensorrt", "options": {"timeout": 0}}]),
+        "engines.0.options.timeout",
+        "greater than 0",
+    ),
     (onnx_pipeline(engines=[]), "engines", "at least 1 item"),
     (
         onnx_pipeline(engines=[{"runtime": "onnxruntime", "options": {"tf32": True}}]),
@@ -287,6 +330,14 @@ def test_inconsistent_pipeline_is_refused_at_its_path(pipeline: dict[str, Any], 
         onnx_pipeline(dims=BATCH, benchmark=TWO_POINTS),
         onnx_pipeline(data=METRIC, gates={"metric_drop": 0}, promote={"by": "metric"}),
         onnx_pipeline(schedule={"cron": "0 3 * * *", "timezone": "Europe/Paris"}, on_retrain=True),
+        onnx_pipeline(
+            data=RANGES,
+            precisions=["fp32", OWN],
+            engines=[
+                {"runtime": "onnxruntime", "precisions": ["fp32"]},
+                {"runtime": "tensorrt", "options": {"refittable": True, "strip_plan": True, "timeout": "20m"}},
+            ],
+        ),
         onnx_pipeline(engines=[{"runtime": "onnxruntime", "options": {"threads": 2, "device": "cuda"}}]),
     ],
 )

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from flows.commands.polygraphy_line import polygraphy_line
 from tasks.core.tensors import load_batches, save_batches
+from tasks.repro import KeptRequest, Places, read_request
+from tasks.runtimes.base import read_card
 from tests.commands import Call
 from tests.projects import Project
 
@@ -87,3 +90,62 @@ def test_where_polygraphy_has_no_equal_this_is_said(once: Project, call: Call) -
     said = call(once, "repro", artifact(once, "tiny", "data"), "--polygraphy")
     assert (said.code, said.out) == (2, "")
     assert "Polygraphy has nothing that does what data does" in said.err
+
+
+def _built(once: Project, runtime: str, version: str, options: dict[str, object]) -> tuple[Path, KeptRequest, Places]:
+    """A build of the ONNX engine, told as if that runtime had made it: what the line reads is the request and card."""
+    folder = once.store / artifact(once, "tiny", "build", holding="card.json")
+    kept, card = read_request(folder), read_card(folder / "card.json")
+    other = folder.with_name("other")
+    shutil.copytree(folder, other, dirs_exist_ok=True)
+    made = card.model_copy(update={"runtime": runtime, "runtime_version": version, "precision": "int8"})
+    (other / "card.json").write_text(made.model_dump_json())
+    (call,) = kept.calls
+    told = call.model_copy(update={"request": call.request | {"runtime": runtime, "options": options}})
+    places = Places(store=once.store, project=once.folder, out=other)
+    return other, kept.model_copy(update={"calls": (told,)}), places
+
+
+@pytest.mark.parametrize(
+    ("made_by", "holds", "without"),
+    [
+        (("tensorrt", "8.6.1"), "--trt --int8 --trt-min-shapes 'x:[1,4]'", "--strongly-typed"),
+        (("tensorrt", "10.16.1.11"), "--trt --strongly-typed --trt-min-shapes", "--int8"),
+        (("tensorrt", "11.4.0.106"), "--trt --trt-min-shapes", "--strongly-typed"),
+        (("tensorrt-rtx", "1.7.1.116"), "--trt --trt-min-shapes", "--int8"),
+    ],
+)
+def test_tensorrt_is_built_by_polygraphy_with_the_same_flags(
+    done: Project, tmp_path: Path, made_by: tuple[str, str], holds: str, without: str
+) -> None:
+    options: dict[str, object] = {
+        "tf32": True,
+        "refittable": True,
+        "hardware_compatible": True,
+        "optimization_level": 2,
+        "workspace_bytes": 1 << 20,
+        "plugins": ["/opt/plugin.so"],
+    }
+    runtime, version = made_by
+    line = polygraphy_line(*_built(done, runtime, version, options))
+    assert holds in line
+    assert without not in line
+    assert line.startswith("POLYGRAPHY_USE_TENSORRT_RTX=1 ") == (runtime == "tensorrt-rtx")
+    words = shlex.split(line)[runtime == "tensorrt-rtx" :]
+    script = tmp_path / "script.py"  # Polygraphy takes every word of it, and writes what it would do
+    command = [str(Path(sys.executable).with_name(words[0])), *words[1:], "--gen-script", str(script)]
+    told = subprocess.run(command, capture_output=True, check=False, text=True, timeout=60)
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "workspace" in script.read_text().lower()
+
+
+def test_what_a_plan_computed_is_judged_by_running_the_plan(done: Project) -> None:
+    folder = done.store / artifact(done, "tiny", "parity")
+    kept = read_request(folder)
+    places = Places(store=done.store, project=done.folder, out=folder)
+    card = Path(str(places.show(kept.calls[0].request)["card"]))
+    made = read_card(card).model_copy(update={"runtime": "tensorrt", "runtime_version": "8.6.1"})
+    card.unlink()
+    card.write_text(made.model_dump_json())
+    line = polygraphy_line(folder, kept, places)
+    assert "--model-type engine --trt --load-inputs" in line

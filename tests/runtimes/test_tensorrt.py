@@ -12,7 +12,7 @@ from tasks.core.errors import CannotRun, StepError
 from tasks.runtimes.base import ENGINE, BuildRequest, OpenOptions, read_card
 from tasks.runtimes.load import load_runtime
 from tests.projects import QUICK, Project, graph, linear, value
-from tests.runtimes.contract import Case, convolution, request
+from tests.runtimes.contract import Case, convolution, request, signature_of
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="the extra tensorrt-rtx is not installed"
@@ -50,7 +50,8 @@ def test_a_node_that_the_parser_does_not_take_is_named(tmp_path: Path) -> None:
     given = convolution(tmp_path)
     path = tmp_path / "det.onnx"
     onnx.save(model, path)
-    wanted = asked(given, tmp_path / "engine", model=path)
+    signature = signature_of({"x": ("float32", (2, 3, 3))}, {})
+    wanted = asked(given, tmp_path / "engine", model=path, signature=signature)
     with pytest.raises(StepError, match=r"cannot parse det\.onnx: .*Det"):
         load_runtime(NAME).build(wanted, wanted.folder)
 
@@ -78,6 +79,28 @@ def test_a_run_reports_its_engine_as_built(tmp_path: Path) -> None:
     assert done.runs["net"].promoted.id == "onnxruntime/fp32"
 
 
+def test_a_build_that_takes_too_long_or_fails_is_that_engines_error(tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    project = Project(folder)
+    onnx.save(linear(), folder / "model.onnx")
+    engines = [
+        {"runtime": "onnxruntime"},
+        {"name": "hasty", "runtime": NAME, "optional": True, "options": {"timeout": 0.001}},
+        {"name": "missing", "runtime": NAME, "optional": True, "options": {"plugins": ["libmine.so"]}},
+        {"name": "broken", "runtime": NAME, "optional": True, "options": {"plugins": ["broken.so"]}},
+    ]
+    (folder / "broken.so").write_text("no library")
+    project.write(net={**QUICK, "model": {"onnx": "model.onnx"}, "engines": engines})
+    done = project.run("run", "--json")
+    assert done.code == 0, done.stderr
+    assert "no answer within 0.001 s" in done.engine("net", "hasty/fp32").reason
+    assert "the plugin libmine.so is missing" in done.engine("net", "missing/fp32").reason
+    assert "broken.so cannot be loaded" in done.engine("net", "broken/fp32").reason
+    assert done.engine("net").status == "passed"
+    assert done.runs["net"].promoted is not None
+
+
 def test_an_option_of_another_runtime_is_a_config_error(tmp_path: Path) -> None:
     folder = tmp_path / "project"
     folder.mkdir()
@@ -91,3 +114,8 @@ def test_an_option_of_another_runtime_is_a_config_error(tmp_path: Path) -> None:
     engines = [{"runtime": NAME, "options": {"version_compatible": True, "refittable": True}}]
     project.write(net={"model": {"onnx": "model.onnx"}, "engines": engines})
     assert "cannot be version_compatible and refittable" in project.run("validate").stderr
+
+    project.write(
+        net={"model": {"onnx": "model.onnx"}, "engines": [{"runtime": NAME, "options": {"strip_plan": True}}]}
+    )
+    assert "this engine is not refittable" in project.run("validate").stderr
