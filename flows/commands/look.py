@@ -29,7 +29,7 @@ def command(parsed: Namespace, options: Options) -> int:
         return _show(record, _current(root, name), root, options)
     from flows.commands.where import show_where
 
-    return show_where(record, parsed.where, config.pipelines[name], options, root)
+    return show_where(record, parsed.where, config, options, root)
 
 
 def _current(root: Path, pipeline: str) -> Promotion | None:

@@ -26,7 +26,9 @@ def command(parsed: Namespace, options: Options) -> int:
     if parsed.checkpoint:
         pipelines = _with_checkpoint(pipelines, parsed.checkpoint)
     again = frozenset({"benchmark"} if parsed.rebenchmark else ())
-    settings = RunOptions(store_root(options, config), options.project, parsed.verify, again, parsed.resume)
+    settings = RunOptions(
+        store_root(options, config), options.project, parsed.verify, again, parsed.resume, config.interpreters
+    )
     runs: list[Run] = []
     try:
         with Workers(parsed.timeout) as workers:  # for all pipelines: what one has imported, the next one finds

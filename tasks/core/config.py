@@ -16,6 +16,7 @@ from tasks.core.config_checks import (
     variant_problems,
 )
 from tasks.core.config_fields import RESERVED, FunctionRef, Name, PathText, Point, Problem, Section, Source, refusal
+from tasks.core.config_interpreters import InterpreterConfig, interpreter_problems
 from tasks.core.config_precision import (
     PRECISIONS,
     ExcludeConfig,
@@ -65,6 +66,7 @@ __all__ = [
     "FunctionRef",
     "GatesConfig",
     "InputSpec",
+    "InterpreterConfig",
     "MetricConfig",
     "ModelConfig",
     "Objective",
@@ -148,11 +150,23 @@ def _model_problems(pipeline: PipelineConfig) -> Iterator[Problem]:
 class Config(Section):
     """A pipelines.yaml: `store` is a folder beside it, or a URL."""
 
-    reserved: ClassVar[tuple[str, ...]] = (*RESERVED, "interpreters")
+    reserved: ClassVar[tuple[str, ...]] = RESERVED
 
     version: Literal[1]
     store: PathText = "artifacts"
+    interpreters: dict[Name, InterpreterConfig] = Field(default_factory=dict)
     pipelines: dict[Name, PipelineConfig] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _interpreted(self) -> Self:
+        problems = [
+            problem._replace(path=("pipelines", name, *problem.path))
+            for name, pipeline in self.pipelines.items()
+            for problem in interpreter_problems(self.interpreters, pipeline.engines or ())
+        ]
+        if problems:
+            raise refusal(problems)
+        return self
 
     @field_validator("version", mode="before")
     @classmethod

@@ -1,12 +1,13 @@
 """The sections of one pipeline in a pipelines.yaml."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 from zoneinfo import ZoneInfo
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, JsonValue, Tag, field_validator
 from pydantic import model_validator as check
 
 from tasks.core.config_fields import FunctionRef, Name, PathText, Point, Problem, Section, Source, nearest, refusal
+from tasks.core.config_interpreters import engine_problems
 
 RuntimeName: TypeAlias = Literal["onnxruntime", "reference", "tensorrt", "tensorrt-rtx"]
 Objective: TypeAlias = Literal[
@@ -136,12 +137,15 @@ OPTIONS: dict[RuntimeName, tuple[str, ...]] = {
 
 
 class EngineConfig(Section):
-    """One runtime to build for, by default for every precision."""
+    """One runtime to build for, by default for every precision.
 
-    reserved: ClassVar[tuple[str, ...]] = ("run_on", "interpreter")
+    `interpreter` names the Python that builds and runs it, `run_on` others that open, check and time it too.
+    """
 
     runtime: RuntimeName
     name: Name = ""
+    interpreter: Name | None = None
+    run_on: tuple[Name, ...] = ()
     precisions: tuple[str, ...] | None = Field(default=None, min_length=1)
     optional: bool = False
     options: EngineOptions = EngineOptions()
@@ -156,6 +160,11 @@ class EngineConfig(Section):
     def device(self) -> Literal["cpu", "cuda"]:
         """Where the engine runs."""
         return self.options.device or ("cuda" if self.runtime.startswith("tensorrt") else "cpu")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What its results are called before the precision: the engine, then by which others it is opened too."""
+        return (self.name, *(f"{self.name}@{other}" for other in self.run_on))
 
     def chosen(self) -> dict[str, JsonValue]:
         """The options that this runtime has, as they go to its build."""
@@ -174,6 +183,9 @@ class EngineConfig(Section):
         if self.options.version_compatible and self.options.refittable:
             cure = "leave one of them out"
             raise refusal([Problem("an engine cannot be version_compatible and refittable", cure, ("options",))])
+        problems = list(engine_problems(self))
+        if problems:
+            raise refusal(problems)
         return self
 
 

@@ -23,9 +23,10 @@ from tasks.runtimes.load import load_runtime, runtime_name
 
 
 class ProbeRequest(Frozen):
-    """Ask what a runtime can do on this host."""
+    """Ask what a runtime, as `module` where that is given, can do on this host."""
 
     runtime: str
+    module: str = ""
 
 
 class RunRequest(Frozen):
@@ -73,12 +74,12 @@ class TimeReply(Frozen):
 
 def probe(request: ProbeRequest) -> Capabilities:
     """Say what a runtime can do on this host."""
-    return load_runtime(runtime_name(request.runtime)).probe()
+    return load_runtime(runtime_name(request.runtime), request.module).probe()
 
 
 def build_engine(request: BuildRequest) -> BuildMetrics:
     """Compile a typed graph into an engine and its card."""
-    return _available(request.runtime).build(request, request.folder)
+    return _available(request.runtime, request.module).build(request, request.folder)
 
 
 def run_engine(request: RunRequest) -> RunReply:
@@ -116,15 +117,15 @@ class _Opened(NamedTuple):
 
 def _open(engine: Path, card: Path, options: OpenOptions) -> _Opened:
     identity = read_card(card)
-    runtime = _available(identity.runtime)
+    runtime = _available(identity.runtime, options.module)
     begin = time.perf_counter()
     session = runtime.open(engine, identity, options)
     return _Opened(session, time.perf_counter() - begin)
 
 
-def _available(name: str) -> Runtime:
+def _available(name: str, module: str) -> Runtime:
     """Load a runtime that works here. Its library is imported by that: the time to open an engine does not hold it."""
-    runtime = load_runtime(runtime_name(name))
+    runtime = load_runtime(runtime_name(name), module)
     found = runtime.probe()
     if not found.available:
         raise StepError(f"{name} is not available here: {found.reason}", found.cure)

@@ -1,6 +1,6 @@
 """In what the TensorRTs differ: a table with a line for each generation; nothing else asks for a version."""
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -10,8 +10,6 @@ from tasks.core.frozen import Frozen
 if TYPE_CHECKING:
     from types import ModuleType
 
-Module: TypeAlias = Literal["tensorrt", "tensorrt_lean", "tensorrt_dispatch", "tensorrt_rtx"]
-
 
 class Dialect(Frozen):
     """What one generation of TensorRT takes and can.
@@ -19,7 +17,7 @@ class Dialect(Frozen):
     weak: types in the graph are hints, and `kind_flags` let the builder follow them. network_flags: names of
     NetworkDefinitionCreationFlag. opset, ir_version: the highest that its parser reads, None where nothing is known to
     be too new. offline: builds without a GPU, for a compute capability that it is told. lean: whether a plan can be
-    made that other versions run.
+    made that other versions run. plans: the major versions whose version-compatible plans it opens.
     """
 
     name: str
@@ -31,6 +29,7 @@ class Dialect(Frozen):
     kind_flags: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     offline: bool = False
     lean: bool = True
+    plans: tuple[int, ...] = ()
 
 
 _WEAK = {"fp16": ("FP16",), "int8": ("INT8",), "typed": ("FP16", "INT8")}
@@ -46,9 +45,20 @@ _TENSORRT: dict[int, Dialect] = {
         ir_version=8,
         precisions=("fp32", "fp16", "int8", "typed"),
         kind_flags=_WEAK,
+        plans=(8,),
     ),
-    10: Dialect(name="10", weak=False, network_flags=("STRONGLY_TYPED",), opset=21, ir_version=10, precisions=_EVERY),
-    11: Dialect(name="11", weak=False, network_flags=(), opset=None, ir_version=None, precisions=_EVERY),
+    10: Dialect(
+        name="10",
+        weak=False,
+        network_flags=("STRONGLY_TYPED",),
+        opset=21,
+        ir_version=10,
+        precisions=_EVERY,
+        plans=(8, 10),
+    ),
+    11: Dialect(
+        name="11", weak=False, network_flags=(), opset=None, ir_version=None, precisions=_EVERY, plans=(10, 11)
+    ),
 }
 _RTX = Dialect(
     name="rtx",
@@ -74,6 +84,23 @@ def dialect_of(module: "ModuleType") -> Dialect:
             f"install one of {known}",
         )
     return _TENSORRT[major]
+
+
+def builds(module: "ModuleType") -> bool:
+    """Whether this is the whole of TensorRT, and not one of its runtimes alone."""
+    return hasattr(module, "Builder")
+
+
+def opens(module: "ModuleType", version: str, *, version_compatible: bool) -> bool:
+    """Whether a plan that `version` made is one for this TensorRT: another version only ever opens what is older."""
+    if version == module.__version__:
+        return True
+    made, here = _numbers(version), _numbers(module.__version__)
+    return version_compatible and made < here and made[0] in dialect_of(module).plans
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())
 
 
 def network_flags(module: "ModuleType", dialect: Dialect) -> int:

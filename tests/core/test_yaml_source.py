@@ -155,20 +155,6 @@ def test_later_keys_are_known_in_a_pipeline_and_at_the_top(tmp_path: Path, key: 
         assert (error.message, error.where.path) == (f"the key {key!r} is known, not yet supported", path)
 
 
-@pytest.mark.parametrize("key", ["run_on", "interpreter"])
-def test_later_keys_are_known_in_an_engine(tmp_path: Path, key: str) -> None:
-    error = error_of(tmp_path, f"{TINY}    engines: [{{runtime: reference, {key}: x}}]\n")
-    assert (error.where.path, error.message) == (
-        f"pipelines.tiny.engines[0].{key}",
-        f"the key {key!r} is known, not yet supported",
-    )
-
-
-def test_interpreters_are_known_at_the_top(tmp_path: Path) -> None:
-    error = error_of(tmp_path, f"{TINY}interpreters: {{trt86: {{python: x}}}}\n")
-    assert error.message == "the key 'interpreters' is known, not yet supported"
-
-
 DOCUMENTS: list[tuple[str | bytes, int | None, str, str]] = [
     ("", None, "the file is empty", "version: 1"),
     ("# only a comment\n", None, "the file is empty", "version: 1"),
