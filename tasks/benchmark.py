@@ -177,7 +177,7 @@ class _Plan:
 
     def others(self) -> dict[str, str]:
         """Versions of the interpreters by which engines are opened that did not build them."""
-        found = {}
+        found: dict[str, str] = {}
         for contender in self.contenders:
             if contender.run_on:
                 place = opener(self.context, contender.built, contender.run_on)
