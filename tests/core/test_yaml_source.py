@@ -125,7 +125,8 @@ MISTAKES: list[tuple[str, int, str, str, str]] = [
         "'run_on'",
     ),
     (
-        "    engines: [{runtime: tensorrt-rtx, interpreter: full}]\ninterpreters: {full: {python: x, module: tensorrt}}",
+        "    engines: [{runtime: tensorrt-rtx, interpreter: full}]\n"
+        "interpreters: {full: {python: x, module: tensorrt}}",
         5,
         "pipelines.tiny.engines[0].interpreter",
         "'full' holds tensorrt, and the engine is one of tensorrt-rtx",
@@ -187,7 +188,13 @@ MISTAKES: list[tuple[str, int, str, str, str]] = [
     ("  other: {model: {onnx: x, checkpoint: y}}", 5, "pipelines.other.model.checkpoint", "unknown key", "onnx, files"),
     ("  other: {model: {torch: 'm:f'}}", 5, "pipelines.other", "a torch model needs 'inputs'", "add inputs"),
     ("  other:", 5, "pipelines.other", "found nothing, expected a mapping", "valid keys here: model"),
-    ("stor: x", 5, "stor", "unknown key 'stor'", "did you mean 'store'? valid here: version, store, interpreters, pipelines"),
+    (
+        "stor: x",
+        5,
+        "stor",
+        "unknown key 'stor'",
+        "did you mean 'store'? valid here: version, store,",
+    ),
     ("store: 3", 5, "store", "found the number 3, expected text", 'put it in quotes: "3"'),
     ("version: 1", 5, "version", "the key 'version' is already on line 1", "remove one of them"),
     ("    model: {onnx: x}", 5, "pipelines.tiny.model", "the key 'model' is already on line 4", "remove one"),
