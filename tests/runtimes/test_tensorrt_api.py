@@ -13,7 +13,7 @@ from tests.runtimes.tensorrt_api import Known, api_of, names_of
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "tasks" / "runtimes").glob("tensorrt*.py"))
-LEAN = {name: ROOT / ".venvs" / name for name in ("lean10", "lean11")}
+LEAN = {name: ROOT / ".venvs" / f"{name}-api" for name in ("lean10", "lean11")}
 # Of TensorRT 8.6, and gone since.
 ONLY_OLDER = frozenset({"IInt8EntropyCalibrator2"})
 # Of pycuda.
