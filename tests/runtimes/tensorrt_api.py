@@ -1,8 +1,11 @@
 """What the code of our TensorRT runtime uses, read from its source, held against what real TensorRTs have."""
 
 import ast
+import contextlib
+import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -21,7 +24,9 @@ members = {name: dir(getattr(module, name)) for name in public if isinstance(get
 print(json.dumps({"version": module.__version__, "members": {"": [*public, "__version__", "__name__"], **members}}))
 """
 # What values of Python, numpy, pydantic and ONNX have is no sign of TensorRT.
-_PYTHON = (str, bytes, int, list, dict, set, tuple, Path, Exception, os.stat_result, np.ndarray, np.dtype, BaseModel)
+_PYTHON = (str, bytes, int, list, dict, set, tuple, Path, re.Pattern, re.Match, contextlib.ExitStack, os.stat_result)
+_LIBRARIES = (OSError(), hashlib.sha256(), np.ndarray, np.dtype, BaseModel)
+_CUDA_DRIVER = re.compile(r"cu[A-Z]\w+")
 _ONNX = (
     onnx.ModelProto(),
     onnx.GraphProto(),
@@ -148,7 +153,9 @@ class Known:
             return self._difference(name, places)
         if any(api.classes(name) for api in self.builders) or name in self.only_older | self.not_tensorrt:
             return ""
-        if any(hasattr(common, name) for common in (*_PYTHON, *_ONNX)):
+        if any(hasattr(common, name) for common in (*_PYTHON, *_LIBRARIES, *_ONNX)):
+            return ""
+        if _CUDA_DRIVER.fullmatch(name):
             return ""
         versions = ", ".join(api.version for api in (*self.runtimes, *self.builders))
         return f"none of TensorRT {versions} has a member {name!r}: if it is another library's, add it to NOT_TENSORRT"
