@@ -50,14 +50,11 @@ def document(names: list[str], store: Path) -> str:
 
 def run(names: list[str], folder: Path) -> RunsOutcome:
     """Run them as a user does; with nothing that passes, the run fails, and that is no matter here."""
-    # User modules are found from the folder of the YAML.
-    path = ROOT / f".rtx-{folder.name}.yaml"
-    try:
-        path.write_text(document(names, folder / "store"), encoding="utf-8")
-        command = (sys.executable, "-m", "flows.cli", "-f", str(path), "run", "--json")
-        told = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False).stdout
-    finally:
-        path.unlink(missing_ok=True)
+    path = folder / "pipelines.yaml"
+    path.write_text(document(names, folder / "store"), encoding="utf-8")
+    (folder / "models").symlink_to(ROOT / "models")  # user modules are found from the folder of the YAML
+    command = (sys.executable, "-m", "flows.cli", "-f", str(path), "run", "--json")
+    told = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False).stdout
     return RunsOutcome.model_validate_json(told)
 
 
