@@ -23,8 +23,8 @@ class InterpreterConfig(Section):
 Interpreters: TypeAlias = Mapping[str, InterpreterConfig]
 
 
-def engine_problems(engine: "EngineConfig") -> Iterator[Problem]:
-    """What an engine says of interpreters, in itself."""
+def _own_problems(engine: "EngineConfig") -> Iterator[Problem]:
+    """What an engine says of interpreters, whichever are declared."""
     named = engine.interpreter is not None
     if (named or engine.run_on) and not engine.runtime.startswith("tensorrt"):
         key = "interpreter" if named else "run_on"
@@ -40,6 +40,10 @@ def engine_problems(engine: "EngineConfig") -> Iterator[Problem]:
 def interpreter_problems(interpreters: Interpreters, engines: "tuple[EngineConfig, ...]") -> Iterator[Problem]:
     """Every interpreter that an engine names is declared, and holds a TensorRT that can do what it is named for."""
     for index, engine in enumerate(engines):
+        own = [problem._replace(path=("engines", index, *problem.path)) for problem in _own_problems(engine)]
+        if own:
+            yield from own
+            continue
         uses = [(("interpreter",), engine.interpreter)] if engine.interpreter is not None else []
         for path, name in [*uses, *((("run_on", place), name) for place, name in enumerate(engine.run_on))]:
             yield from _use_problems(interpreters, engine, ("engines", index, *path), name)

@@ -7,7 +7,6 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, JsonValu
 from pydantic import model_validator as check
 
 from tasks.core.config_fields import FunctionRef, Name, PathText, Point, Problem, Section, Source, nearest, refusal
-from tasks.core.config_interpreters import engine_problems
 
 RuntimeName: TypeAlias = Literal["onnxruntime", "reference", "tensorrt", "tensorrt-rtx"]
 Objective: TypeAlias = Literal[
@@ -183,9 +182,6 @@ class EngineConfig(Section):
         if self.options.version_compatible and self.options.refittable:
             cure = "leave one of them out"
             raise refusal([Problem("an engine cannot be version_compatible and refittable", cure, ("options",))])
-        problems = list(engine_problems(self))
-        if problems:
-            raise refusal(problems)
         return self
 
 

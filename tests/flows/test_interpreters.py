@@ -96,7 +96,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         "lean10": {**python, "module": "tensorrt_lean"},
     }
     compatible = {"options": {"version_compatible": True}, "run_on": ["lean10"]}
-    engines = [
+    engines: list[dict[str, Any]] = [
         {"runtime": "onnxruntime"},
         *({"name": name, "runtime": RTX, "interpreter": name, "optional": True} for name in list(interpreters)[:3]),
         {"name": "trt86", "runtime": "tensorrt", "interpreter": "trt86", **compatible},
