@@ -18,9 +18,11 @@ def versions_in(python: str, distributions: Iterable[str]) -> dict[str, str]:
     return {name: found[name] for name in distributions if name in found}
 
 
-@functools.cache
 def _distributions(python: str) -> dict[str, str]:
-    """All of them, by normalised name; the first folder on the path wins, as in an import."""
+    """All of them, by normalised name; the first folder on the path wins, as in an import.
+
+    Looked up each time, for what is installed may change while a server of ours goes on.
+    """
     found: dict[str, str] = {}
     for folder in _with_linked(_search_path(python)):
         for entry in sorted(_names(folder)):
@@ -50,8 +52,9 @@ def _venv_packages(python: Path) -> Path | None:
     return folder if folder.is_dir() else None
 
 
+@functools.cache
 def _asked(python: str) -> list[Path]:
-    """Start it once; one that cannot be started has nothing, and its engines say why when a worker is to start."""
+    """Start it once in a process of ours; one that cannot be started has nothing, and its engines say why when a worker is to start."""
     try:
         said = subprocess.run(  # noqa: S603  the interpreter is the user's own choice
             [python, "-c", _ASK], capture_output=True, text=True, timeout=_ASK_SECONDS, check=False

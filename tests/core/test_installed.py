@@ -32,6 +32,9 @@ def test_an_environment_is_read_without_starting_its_python(tmp_path: Path) -> N
     wanted = ("tensorrt-lean-cu13", "pycuda")
     assert versions_in(str(python), wanted) == {"tensorrt-lean-cu13": "10.16.1.11"}
     assert not (tmp_path / "started").exists()
+    packages = tmp_path / "lib/python3.11/site-packages"
+    (packages / "Tensorrt_Lean_cu13-10.16.1.11.dist-info").rename(packages / "tensorrt_lean_cu13-11.4.dist-info")
+    assert versions_in(str(python), wanted) == {"tensorrt-lean-cu13": "11.4"}
 
 
 def test_what_a_pth_file_links_is_found_behind_what_is_installed(tmp_path: Path) -> None:

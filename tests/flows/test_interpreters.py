@@ -69,6 +69,10 @@ def test_engines_of_two_pythons_are_built_in_one_run_and_found_in_the_next(proje
     (call,) = json.loads((project.store / theirs / "request.json").read_text())["calls"]
     assert call["python"] == "${PROJECT}/second/bin/python"
 
+    repeated = json.loads(project.run("repro", theirs, "--json").stdout)["files"]
+    assert set(repeated) == {"model.engine", "card.json"}
+    assert "missing" not in repeated.values()
+
     again = project.run("run", "--json")
     assert {step.step for step in again.runs["net"].steps if not step.cached} == {"parity", "promote"}  # none to run
     (packages / "tensorrt_rtx_cu13-0.1.dist-info").rename(packages / "tensorrt_rtx_cu13-0.2.dist-info")
