@@ -54,7 +54,7 @@ def _venv_packages(python: Path) -> Path | None:
 
 @functools.cache
 def _asked(python: str) -> list[Path]:
-    """Start it once in a process of ours; one that cannot be started has nothing, and its engines say why when a worker is to start."""
+    """Start it, once; one that cannot be started has nothing, and a worker of its engines will say why."""
     try:
         said = subprocess.run(  # noqa: S603  the interpreter is the user's own choice
             [python, "-c", _ASK], capture_output=True, text=True, timeout=_ASK_SECONDS, check=False
