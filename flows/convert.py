@@ -27,7 +27,7 @@ from tasks.parity import ParityMetrics, parity
 from tasks.prune import prune
 from tasks.quantize import quantize
 from tasks.repair import repair
-from tasks.runtimes.load import DEPLOYABLE, LAYERED, installed, runs_here
+from tasks.runtimes.load import DEPLOYABLE, LAYERED, installed, offline, runs_here
 from tasks.sources.onnx_graph import GraphFacts
 from tasks.target import Target
 
@@ -65,8 +65,17 @@ class Typed:
 
 
 @dataclass(frozen=True)
+class Compiled:
+    """The engine of one typed graph; `unrepaired` is that of the graph before its repair."""
+
+    typed: Typed
+    built: Result[Artifact]
+    unrepaired: Result[Artifact] | None
+
+
+@dataclass(frozen=True)
 class Branch:
-    """One result on its way; `unrepaired` is the engine of the graph that was repaired."""
+    """One result on its way; `unrepaired` is the engine of the graph before its repair, timed beside it."""
 
     target: Target
     typed: Typed
@@ -87,10 +96,11 @@ def targets(config: PipelineConfig, *, typed: bool) -> list[Target]:
         if installed(name) and runs_here(name)
     )
     return [
-        Target(engine=engine, precision=precision)
+        Target(engine=engine, precision=precision, run_on=other)
         for engine in engines
         for precision in kinds
         if engine.precisions is None or precision.name in engine.precisions
+        for other in ("", *engine.run_on)
     ]
 
 
@@ -112,10 +122,11 @@ def convert_known(context: Context, submit: Submit, facts: GraphFacts | None) ->
     """Run every step behind `source_facts`."""
     trunk = _trunk(context, submit, facts)
     wanted = targets(context.config, typed=bool(facts and facts.typed))
-    here = [target for target in wanted if installed(target.engine.runtime)]
+    absent = {target.engine.name: reason for target in wanted if (reason := _absent(context, target.engine))}
+    here = [target for target in wanted if target.engine.name not in absent]
     branches = list(_branches(context, submit, trunk, here))
     source = _score(context, trunk.score)
-    skipped = [_skipped(target) for target in wanted if target not in here]
+    skipped = [_skipped(target, absent[target.engine.name]) for target in wanted if target not in here]
     results = (*(_finding(context, trunk, branch, source) for branch in branches), *skipped)
     results = tuple(_layered(context, submit, trunk, found) for found in results)
     failure = _first_error(trunk.steps())
@@ -151,11 +162,14 @@ def _trunk(context: Context, submit: Submit, facts: GraphFacts | None) -> Trunk:
 
 def _branches(context: Context, submit: Submit, trunk: Trunk, wanted: Sequence[Target]) -> Iterator[Branch]:
     typed: dict[str, Typed] = {}
+    compiled: dict[str, Compiled] = {}
     for target in wanted:
-        name = target.precision.name
+        name, engine = target.precision.name, target.builder.id
         if name not in typed:
             typed[name] = _typed(context, submit, trunk, target.precision)
-        yield _branch(context, submit, trunk, target, typed[name])
+        if engine not in compiled:
+            compiled[engine] = _compiled(context, submit, trunk, target.builder, typed[name])
+        yield _branch(context, submit, trunk, target, compiled[engine])
 
 
 def _typed(context: Context, submit: Submit, trunk: Trunk, precision: PrecisionConfig) -> Typed:
@@ -177,22 +191,21 @@ def _typed(context: Context, submit: Submit, trunk: Trunk, precision: PrecisionC
     )
 
 
-def _branch(
-    context: Context,
-    submit: Submit,
-    trunk: Trunk,
-    target: Target,
-    typed: Typed,
-) -> Branch:
+def _compiled(context: Context, submit: Submit, trunk: Trunk, target: Target, typed: Typed) -> Compiled:
     built = submit(build, target.id, context, target, trunk.signature, trunk.data, typed.graph)
     before = None
     if typed.unrepaired:
         earlier = target.unrepaired
         before = submit(build, earlier.id, context, earlier, trunk.signature, trunk.data, typed.unrepaired)
+    return Compiled(typed, built, before)
+
+
+def _branch(context: Context, submit: Submit, trunk: Trunk, target: Target, compiled: Compiled) -> Branch:
+    typed, built = compiled.typed, compiled.built
     hops = (trunk.exported, *trunk.judged, typed.judged, *typed.pruned)
     compared = submit(parity, target.id, context, target, trunk.data, built, hops)
-    score = submit(evaluate, target.id, context, target.id, trunk.data, trunk.exported, built) if trunk.score else None
-    return Branch(target, typed, built, before, compared, score)
+    score = submit(evaluate, target.id, context, target, trunk.data, trunk.exported, built) if trunk.score else None
+    return Branch(target, typed, built, None if target.run_on else compiled.unrepaired, compared, score)
 
 
 def _first_error(steps: Sequence[Result[Artifact] | None]) -> TrtflowError | None:
@@ -254,8 +267,16 @@ def _made(submitted: Result[Artifact] | None) -> Artifact | None:
     return None if submitted is None or _first_error([submitted]) is not None else submitted.result()
 
 
-def _skipped(target: Target) -> Finding:
-    reason = f"{target.engine.runtime} is not installed here: see `trtflow doctor`"
+def _absent(context: Context, engine: EngineConfig) -> str:
+    """Why an engine is not even built here; empty where it is."""
+    if not context.interpreter(engine.runtime, engine.interpreter).is_here:
+        return f"{engine.interpreter or engine.runtime} is not installed here: see `trtflow doctor`"
+    if not runs_here(engine.runtime) and not offline(engine.runtime):
+        return f"{engine.runtime} builds and runs on an NVIDIA GPU, and there is none here"
+    return ""
+
+
+def _skipped(target: Target, reason: str) -> Finding:
     return Finding(target, Verdict(status="skipped", reason=reason))
 
 
@@ -304,7 +325,8 @@ def _contenders(results: Sequence[Finding]) -> Iterator[Contender]:
     for found in passed:
         if found.built is not None:
             own, plain = found.target, found.target.precision.kind == "fp32"
-            yield Contender(name=own.id, built=found.built, engine=own.engine.name, plain=plain)
+            engine = own.label
+            yield Contender(name=own.id, built=found.built, engine=engine, run_on=own.run_on, plain=plain)
     for found in passed:
         if found.unrepaired is not None and found.unrepaired != found.built:
             before = found.target.unrepaired

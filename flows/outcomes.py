@@ -21,7 +21,7 @@ def _engine_outcome(context: Context, found: Finding, measured: BenchmarkMetrics
     target = found.target
     return EngineOutcome(
         id=target.id,
-        engine=target.engine.name,
+        engine=target.label,
         runtime=target.engine.runtime,
         precision=target.precision.name,
         status=found.verdict.status,
@@ -91,7 +91,10 @@ def passes(findings: Findings) -> bool:
 
 
 def candidates(context: Context, findings: Findings) -> list[Candidate]:
-    """What may be promoted: what passed and does not regress, but for runtimes that are yardsticks."""
+    """What may be promoted: what passed and does not regress, but for runtimes that are yardsticks.
+
+    An engine that another interpreter opens too is the same engine, promoted as its builder's result or not at all.
+    """
     outcomes = engine_outcomes(context, findings)
     return [
         Candidate(outcome=outcome, built=found.built)
@@ -106,4 +109,5 @@ def regressed(findings: Findings) -> list[Finding]:
 
 
 def _deployable(found: Finding) -> bool:
-    return found.verdict.status == "passed" and found.target.engine.runtime in DEPLOYABLE
+    deployable = found.target.engine.runtime in DEPLOYABLE and not found.target.run_on
+    return found.verdict.status == "passed" and deployable

@@ -49,7 +49,7 @@ def baseline_of(context: Context, results: Sequence[Finding]) -> Baseline | None
     if not line:
         return None
     passed = [found for found in results if found.verdict.status == "passed"]
-    own = {found.built.key: found.target.id for found in reversed(passed) if found.built}
+    own = {found.built.key: found.target.id for found in reversed(passed) if found.built and not found.target.run_on}
     trusted(context.store.root, line[0], context.store.authority)
     current, result = line[0], own.get(line[0].key, "")
     before = next((promotion for promotion in line if promotion.key not in own), None)

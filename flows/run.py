@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from flows.outcomes import candidates, engine_outcomes, passes, regressed
 from flows.pages.publish import draw_charts, write_index_page, write_run_page
 from flows.submit import Submit, ThreadSubmit, Unreached
 from tasks.context import Context
-from tasks.core.config import PipelineConfig
+from tasks.core.config import InterpreterConfig, PipelineConfig
 from tasks.core.environment import environment
 from tasks.core.errors import ArtifactDamaged, ConfigError, StepError, StoreError, TrtflowError
 from tasks.core.files import store_errors, write_atomically
@@ -45,6 +46,7 @@ class RunOptions:
     resume: bool = False
     shared: Shared | None = None  # the remote store that `root` is the cache of
     authority: Authority = field(default_factory=Authority)
+    interpreters: Mapping[str, InterpreterConfig] = field(default_factory=dict)
 
 
 def _run_id() -> str:
@@ -118,7 +120,14 @@ def drive(run: Run, workers: Workers, submit: Submit) -> RunOutcome:
     """Run the DAG. What ends it early is recorded; an interruption and a wrong YAML are also raised again."""
     options = run.options
     context = Context(
-        run.pipeline, run.config, run.store, workers, run.journal, again=options.again, resume=options.resume
+        run.pipeline,
+        run.config,
+        run.store,
+        workers,
+        run.journal,
+        again=options.again,
+        resume=options.resume,
+        interpreters=options.interpreters,
     )
     with contextlib.ExitStack() as held:
         return _drive(run, context, submit, held)

@@ -15,9 +15,9 @@ from tasks.core.report import Artifact, Recipe
 from tasks.core.sets import GOLDEN
 from tasks.core.signature import Signature
 from tasks.core.store import Made
-from tasks.engine_run import home_of
-from tasks.homes import ONNX, TORCH, torch_installed
-from tasks.runtimes.base import CARD, ENGINE, MemoryUse
+from tasks.engine_run import home_of, opener
+from tasks.homes import ONNX, TORCH, engine_home, torch_installed
+from tasks.runtimes.base import CARD, ENGINE, MemoryUse, OpenOptions
 from tasks.runtimes.engines import TimeOpening, TimeReply, TimeTurn, time_engine
 from tasks.runtimes.gpu_timing import GpuFigures
 from tasks.runtimes.isolate import Conversation
@@ -51,12 +51,14 @@ Timed: TypeAlias = Conversation[TimeTurn, TimeReply]
 class Contender(Frozen):
     """An engine to time: `engine` and `plain` say of a result which engine of the YAML it is for, and if it is fp32.
 
-    Beside results: what the result `repaired` was made from, and the engine that is promoted now.
+    Beside results: what the result `repaired` was made from, and the engine that is promoted now. `run_on`: it is
+    opened by that interpreter, and not by the one that built it.
     """
 
     name: str
     built: Artifact
     engine: str = ""
+    run_on: str = ""
     plain: bool = False
     repaired: str = ""
     promoted: bool = False
@@ -113,7 +115,7 @@ def benchmark(
     names = tuple(context.store.report(exported).metrics["facts"]["outputs"])  # type: ignore[index,call-overload,arg-type]
 
     def make(folder: Path) -> Made:
-        homes = {home_of(context, contender.built) for contender in contenders}
+        homes = {home_of(context, contender.built, contender.run_on) for contender in contenders}
         context.workers.retire(keep=(ONNX, TORCH, *homes))  # no import may go on beside the measurement
         feeds = folder / "feeds.safetensors"
         request = PointsRequest(golden=context.file(data, GOLDEN), signature=signature, points=plan.points, feeds=feeds)
@@ -178,6 +180,7 @@ class _Plan:
         """All that the figures depend on beside the engines: how long, where, and on which host."""
         tools = ("torch", "numpy") if self.eager else ("numpy",)
         recipe = self.context.recipe(OPTIONS, tools=tools)
+        recipe = recipe.model_copy(update={"tools": recipe.tools | self.others()})
         config = self.context.config.benchmark
         return recipe.model_copy(
             update={
@@ -195,16 +198,27 @@ class _Plan:
             }
         )
 
+    def others(self) -> dict[str, str]:
+        """Versions of the interpreters by which engines are opened that did not build them."""
+        found: dict[str, str] = {}
+        for contender in self.contenders:
+            if contender.run_on:
+                place = opener(self.context, contender.built, contender.run_on)
+                versions = {"module": place.module, **place.versions()}
+                found |= {f"{contender.run_on}: {name}": version for name, version in versions.items()}
+        return found
+
     def open(self, stack: contextlib.ExitStack, feeds: Path, outputs: tuple[str, ...]) -> dict[str, Timed]:
         """One open worker for each contender and baseline, closed with the stack."""
         context = self.context
         timed: dict[str, Timed] = {}
         for contender in self.contenders:
             engine, card = (context.file(contender.built, name) for name in (ENGINE, CARD))
-            opening = TimeOpening(engine=engine, card=card, feeds=feeds)
+            place = opener(context, contender.built, contender.run_on)
+            opening = TimeOpening(engine=engine, card=card, feeds=feeds, options=OpenOptions(module=place.module))
             try:
                 timed[contender.name] = stack.enter_context(
-                    context.workers.converse(home_of(context, contender.built), time_engine, opening)
+                    context.workers.converse(engine_home(place), time_engine, opening)
                 )
             except WorkerError:
                 raise

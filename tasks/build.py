@@ -19,7 +19,8 @@ from tasks.earlier import earlier_builds, exported_of
 from tasks.homes import engine_home
 from tasks.runtimes.base import CARD, ENGINE, BuildRequest, read_card
 from tasks.runtimes.engines import build_engine
-from tasks.runtimes.load import distributions
+from tasks.runtimes.install import install_line
+from tasks.runtimes.interpreters import Interpreter
 from tasks.step import StepOptions, step
 from tasks.target import Target
 
@@ -33,9 +34,11 @@ def build(context: Context, target: Target, signature: Signature, data: Artifact
     engine, precision = target.engine, target.precision
     options: dict[str, JsonValue] = engine.chosen()
     host = gpu_host() if engine.device == "cuda" else cpu_host()
-    recipe = context.recipe(OPTIONS, target.id, tools=distributions(engine.runtime))
+    place = context.interpreter(engine.runtime, engine.interpreter)
+    recipe = context.recipe(OPTIONS, target.id)
     recipe = recipe.model_copy(
         update={
+            "tools": _versions(place),
             "host": host,
             "sources": _plugins(context, engine.options),
             "params": {
@@ -63,13 +66,14 @@ def build(context: Context, target: Target, signature: Signature, data: Artifact
             host=host,
             options=_placed(context, options),
             folder=folder,
+            module=place.module if place.name else "",
             links=True,
             calibration=context.file(data, CALIBRATION) if precision.by_tensorrt else None,
             exported=context.store.folder(exported) / MODEL if exported else None,
             timing_caches=context.store.timing,
             earlier=earlier_builds(context.store, recipe, refittable=engine.options.refittable),
         )
-        home = replace(engine_home(engine.runtime), seconds=engine.options.timeout)
+        home = replace(engine_home(place), seconds=engine.options.timeout)
         made = context.call(home, build_engine, request, folder)
         context.link(typed, made.unchanged, folder)
         if (folder / CARD).exists():
@@ -97,3 +101,14 @@ def _placed(context: Context, options: dict[str, JsonValue]) -> dict[str, JsonVa
         if isinstance(plugins, list)
         else options
     )
+
+
+def _versions(place: Interpreter) -> dict[str, str]:
+    """The versions that are part of the key; another Python that has none would make engines of an unknown version."""
+    found = place.versions()
+    if place.name and not found:
+        raise StepError(
+            f"the interpreter {place.name!r} ({place.python}) has no {place.module} installed",
+            install_line(place.module, place.python),
+        )
+    return found

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 from pydantic import JsonValue
 
 from tasks.core.changes import explain
-from tasks.core.config import PipelineConfig
+from tasks.core.config import InterpreterConfig, PipelineConfig, RuntimeName
 from tasks.core.digests import canonical, sha256_text
 from tasks.core.elsewhere import made_elsewhere
 from tasks.core.environment import cores, versions_of
@@ -21,6 +21,7 @@ from tasks.core.observations import Observer
 from tasks.core.report import Artifact, Recipe
 from tasks.core.store import NEVER_MADE, Made, Miss, Produced, Store, artifact_of
 from tasks.repro import Places, keep_file, keep_request
+from tasks.runtimes.interpreters import Interpreter, named, own
 from tasks.runtimes.isolate import Home, Workers
 from tasks.step import StepOptions
 
@@ -91,12 +92,17 @@ class Context:
     again: frozenset[str] = frozenset()
     resume: bool = False
     large: threading.Lock = field(default_factory=threading.Lock)
+    interpreters: Mapping[str, InterpreterConfig] = field(default_factory=dict)
     slots: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(cores()))
 
     @property
     def project(self) -> Path:
         """Folder of the pipelines.yaml: paths in it are relative to this, and user modules are found here."""
         return self.store.project
+
+    def interpreter(self, runtime: RuntimeName, name: str | None) -> Interpreter:
+        """Where a runtime lives: in the interpreter of that name, or with trtflow."""
+        return named(runtime, name, self.interpreters[name], self.project) if name else own(runtime)
 
     def produce(self, work: Work) -> Artifact:
         """Find the artifact or make it: on one of this run's slots, and never beside a CPU benchmark."""
@@ -143,7 +149,7 @@ class Context:
     def call(self, home: Home, function: Callable[[Q], R], request: Q, folder: Path) -> R:
         """Have a worker do the step's work; the request stays in the artifact as its repro."""
         places = Places(store=self.store.root, project=self.project, out=folder)
-        keep_request(folder, home, function, places.hide(request.model_dump(mode="json")))
+        keep_request(folder, home, function, request, places)
         return self.workers.call(home, function, request, scratch=folder / "scratch")
 
     def link(self, artifact: Artifact, files: Mapping[str, str], folder: Path) -> None:

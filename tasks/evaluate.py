@@ -8,12 +8,13 @@ from tasks.core.frozen import Frozen
 from tasks.core.report import Artifact
 from tasks.core.sets import EVALUATION, EVALUATION_OUTPUTS, TARGETS
 from tasks.core.store import Made
-from tasks.engine_run import OUTPUTS, check_runs, gpu_of, run_built
+from tasks.engine_run import OUTPUTS, check_runs, gpu_of, opened_by, run_built
 from tasks.homes import user_home
 from tasks.runtimes.base import CARD, ENGINE
 from tasks.sources.declared import extra_files
 from tasks.sources.user_metric import MetricRequest, measure
 from tasks.step import StepOptions, step
+from tasks.target import Target
 
 OPTIONS = StepOptions("evaluate", version=1, tags=("user-code",))
 SOURCE = "source"
@@ -32,14 +33,23 @@ def metric_of(context: Context) -> MetricConfig | None:
 
 
 @step(OPTIONS)
-def evaluate(context: Context, subject: str, data: Artifact, exported: Artifact, built: Artifact | None) -> Artifact:
-    """Score the engine's outputs, or with no engine those of the source framework."""
+def evaluate(
+    context: Context, subject: Target | str, data: Artifact, exported: Artifact, built: Artifact | None
+) -> Artifact:
+    """Score an engine's outputs, or with no engine those of the source framework; `subject` is a result, or a name."""
     metric = metric_of(context)
     assert metric is not None  # noqa: S101 - the flow submits this step only where there is a metric
     if built:
         check_runs(context, built)
-    recipe = context.recipe(OPTIONS, subject, tools=("numpy",))
-    recipe = recipe.model_copy(update={"params": {"function": metric.function}, "sources": extra_files(context)})
+    target = subject if isinstance(subject, Target) else None
+    recipe = context.recipe(OPTIONS, target.id if target else str(subject), tools=("numpy",))
+    recipe = recipe.model_copy(
+        update={
+            "params": {"function": metric.function},
+            "sources": extra_files(context),
+            "tools": recipe.tools | (opened_by(context, target) if target else {}),
+        }
+    )
     inputs = {
         "feeds": Files(data, (EVALUATION, TARGETS)),
         "reference": Files(exported, (EVALUATION_OUTPUTS,)),
@@ -49,7 +59,8 @@ def evaluate(context: Context, subject: str, data: Artifact, exported: Artifact,
     def make(folder: Path) -> Made:
         reference = context.file(exported, EVALUATION_OUTPUTS)
         if built:
-            run_built(context, built, context.file(data, EVALUATION), folder)
+            run_on = target.run_on if target else ""
+            run_built(context, built, context.file(data, EVALUATION), folder, run_on)
         request = MetricRequest(
             project=context.project,
             function=metric.function,

@@ -2,9 +2,9 @@
 
 import importlib.util
 
-from tasks.core.config import ModelConfig, OnnxModel, PipelineConfig, RuntimeName
+from tasks.core.config import ModelConfig, OnnxModel, PipelineConfig
+from tasks.runtimes.interpreters import Interpreter
 from tasks.runtimes.isolate import Home
-from tasks.runtimes.load import module_of
 
 _NUMPY = ("numpy", "safetensors.numpy")
 _USER = ("tasks.sources.collect", "tasks.sources.user_metric")
@@ -53,12 +53,16 @@ MODELOPT = Home(
     )
 )
 
+_RUNNERS = ("tensorrt_lean", "tensorrt_dispatch")
 
-def engine_home(runtime: RuntimeName) -> Home:
-    """Where engines of a runtime are built, run and timed."""
-    if runtime in ("onnxruntime", "reference"):
+
+def engine_home(place: Interpreter) -> Home:
+    """Where engines are built, run and timed. What only opens engines needs no onnx: `_RUNNERS` are such modules."""
+    if place.runtime in ("onnxruntime", "reference"):
         return ONNX
-    return Home(preload=(*_NUMPY, "onnx", module_of(runtime), "tasks.runtimes.engines", "tasks.runtimes.tensorrt"))
+    graphs = () if place.module in _RUNNERS else ("onnx",)
+    preload = (*_NUMPY, *graphs, place.module, "tasks.runtimes.engines", "tasks.runtimes.tensorrt")
+    return Home(preload=preload, python=place.python)
 
 
 def cast_homes(config: PipelineConfig) -> tuple[Home, ...]:

@@ -9,7 +9,7 @@ from tasks.core.frozen import Frozen
 from tasks.core.report import Artifact
 from tasks.core.sets import GOLDEN, GOLDEN_OUTPUTS
 from tasks.core.store import Made
-from tasks.engine_run import OUTPUTS, check_runs, gpu_of, run_built
+from tasks.engine_run import OUTPUTS, check_runs, gpu_of, opened_by, run_built
 from tasks.homes import ONNX
 from tasks.runtimes.base import CARD, ENGINE
 from tasks.runtimes.engines import RunReply
@@ -46,7 +46,7 @@ def parity(context: Context, target: Target, data: Artifact, built: Artifact, ho
         raise CannotRun(f"nothing judges the typed graph: {judged.not_run}")
     recipe = context.recipe(OPTIONS, target.id, tools=("numpy",))
     recipe = context.using(
-        recipe,
+        recipe.model_copy(update={"tools": recipe.tools | opened_by(context, target)}),
         engine=Files(built, (ENGINE, CARD)),
         golden=Files(data, (GOLDEN,)),
         source=Files(source, (GOLDEN_OUTPUTS,)),
@@ -57,7 +57,7 @@ def parity(context: Context, target: Target, data: Artifact, built: Artifact, ho
     )
 
     def make(folder: Path) -> Made:
-        run = run_built(context, built, context.file(data, GOLDEN), folder)
+        run = run_built(context, built, context.file(data, GOLDEN), folder, target.run_on)
         by_graph = {name: context.file(judged, OUTPUTS) for name, judged in zip(_GRAPHS, hops[1:], strict=False)}
         request = HopsRequest(
             hops=_hops(folder / OUTPUTS, context.file(source, GOLDEN_OUTPUTS), by_graph),

@@ -1,5 +1,6 @@
 """The request that made an artifact, kept beside it so that it can be run again, here or elsewhere."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,20 @@ STORE = "${STORE}"
 
 
 class KeptCall(Frozen):
-    """What a worker was asked: the function, its request, and the modules its process had imported."""
+    """What a worker was asked: the function, its request, and the modules that its process had imported.
+
+    `python` is the interpreter, where that was another than trtflow's own.
+    """
 
     function: str
     preload: tuple[str, ...]
     request: dict[str, JsonValue]
+    python: str = ""
+
+    def home(self, places: "Places") -> Home:
+        """Where it is asked again."""
+        python = places.show({"python": self.python})["python"]
+        return Home(self.preload, str(python)) if self.python else Home(self.preload)
 
 
 class KeptRequest(Frozen):
@@ -71,11 +81,13 @@ def _replace(value: JsonValue, pairs: tuple[tuple[str, str], ...]) -> JsonValue:
     return value
 
 
-def keep_request(folder: Path, home: Home, function: Callable[..., object], request: dict[str, JsonValue]) -> None:
+def keep_request(folder: Path, home: Home, function: Callable[..., object], request: Frozen, places: Places) -> None:
     """Add what a worker is asked to the request.json of a step's folder."""
     before = _kept_so_far(folder)
     name = f"{function.__module__}:{function.__qualname__}"
-    call = KeptCall(function=name, preload=home.preload, request=request)
+    asked = places.hide(request.model_dump(mode="json"))
+    python = "" if home.python == sys.executable else str(places.hide({"python": home.python})["python"])
+    call = KeptCall(function=name, preload=home.preload, request=asked, python=python)
     _keep(folder, before.model_copy(update={"calls": (*before.calls, call)}))
 
 

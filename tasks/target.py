@@ -5,15 +5,26 @@ from tasks.core.frozen import Frozen
 
 
 class Target(Frozen):
-    """One result of a pipeline."""
+    """One result of a pipeline; `run_on` is the interpreter, other than its builder's, that opens the engine."""
 
     engine: EngineConfig
     precision: PrecisionConfig
+    run_on: str = ""
+
+    @property
+    def label(self) -> str:
+        """The engine, and by what it is opened where that did not build it."""
+        return f"{self.engine.name}@{self.run_on}" if self.run_on else self.engine.name
 
     @property
     def id(self) -> str:
-        """`<engine>/<precision>`."""
-        return f"{self.engine.name}/{self.precision.name}"
+        """`<engine>/<precision>`, or `<engine>@<interpreter>/<precision>`."""
+        return f"{self.label}/{self.precision.name}"
+
+    @property
+    def builder(self) -> "Target":
+        """The result of the interpreter that built the engine."""
+        return self.model_copy(update={"run_on": ""})
 
     @property
     def unrepaired(self) -> "Target":

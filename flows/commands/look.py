@@ -36,7 +36,7 @@ def command(parsed: Namespace, options: Options) -> int:
         return _show(record, _current(store, name), store.root, options)
     from flows.commands.where import show_where
 
-    return show_where(record, parsed.where, config.pipelines[name], options, store)
+    return show_where(record, parsed.where, config, options, store)
 
 
 def _current(store: Store, pipeline: str) -> Promotion | None:

@@ -3,6 +3,7 @@
 import json
 import sys
 from argparse import Namespace
+from collections.abc import Mapping
 from typing import TypeAlias
 
 from flows.convert import convert_known, source_facts
@@ -11,7 +12,7 @@ from flows.journal import Journal, StepEntry
 from flows.options import Options, chosen, open_store, placed
 from flows.submit import ThreadSubmit, Unreached
 from tasks.context import Context
-from tasks.core.config import PipelineConfig
+from tasks.core.config import InterpreterConfig, PipelineConfig
 from tasks.core.errors import ConfigError, NotMade
 from tasks.core.names import check_names
 from tasks.core.store import Store
@@ -31,7 +32,7 @@ def command(parsed: Namespace, options: Options) -> int:
     refused: list[ConfigError] = []
     for name, pipeline in chosen(config, names, options).items():
         try:
-            plans[name] = _plan(name, pipeline, store)
+            plans[name] = _plan(name, pipeline, store, config.interpreters)
         except ConfigError as error:
             refused.append(placed(error, name, options))
     if not (refused and options.json):  # an error is the one object then
@@ -51,10 +52,12 @@ def _show(plans: dict[str, list[Row]], options: Options) -> None:
         _print(name, steps)
 
 
-def _plan(name: str, pipeline: PipelineConfig, store: Store) -> list[Row]:
+def _plan(
+    name: str, pipeline: PipelineConfig, store: Store, interpreters: Mapping[str, InterpreterConfig]
+) -> list[Row]:
     journal = Journal()
     with Workers() as workers, ThreadSubmit(journal) as submit:
-        context = Context(name, pipeline, store, workers, journal, dry=True)
+        context = Context(name, pipeline, store, workers, journal, dry=True, interpreters=interpreters)
         try:
             facts = source_facts(context, submit)
         except NotMade:

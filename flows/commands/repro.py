@@ -19,7 +19,7 @@ from tasks.core.report import Report
 from tasks.core.store import Store, read_report
 from tasks.core.yaml_source import load_config
 from tasks.repro import REQUEST, STORE, KeptRequest, Places, read_request
-from tasks.runtimes.isolate import Home, Workers
+from tasks.runtimes.isolate import Workers
 from tasks.runtimes.protocol import resolve, types_of
 
 
@@ -67,7 +67,7 @@ def _run(kept: KeptRequest, places: Places) -> None:
         for call in kept.calls:
             function = cast("Callable[[BaseModel], BaseModel]", resolve(call.function))
             request = types_of(function).request.model_validate(places.show(call.request))
-            workers.call(Home(preload=call.preload), function, request, scratch=places.out / "scratch")
+            workers.call(call.home(places), function, request, scratch=places.out / "scratch")
 
 
 def _compare(report: Report, out: Path) -> dict[str, str]:

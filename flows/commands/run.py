@@ -29,7 +29,14 @@ def command(parsed: Namespace, options: Options) -> int:
     again = frozenset({"benchmark"} if parsed.rebenchmark else ())
     store = open_store(options, config, signs=True)
     settings = RunOptions(
-        store.root, options.project, parsed.verify, again, parsed.resume, store.shared, store.authority
+        store.root,
+        options.project,
+        parsed.verify,
+        again,
+        parsed.resume,
+        store.shared,
+        store.authority,
+        config.interpreters,
     )
     runs: list[Run] = []
     try:

@@ -1,6 +1,7 @@
 """`trtflow show NAME --where [ID]`: the output, the node and the module of the source that a precision makes wrong."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from flows.convert import convert_known, source_facts, targets
@@ -10,7 +11,7 @@ from flows.submit import ThreadSubmit, run_step
 from flows.table import aligned
 from flows.terminal import Progress
 from tasks.context import Context
-from tasks.core.config import PipelineConfig, PrecisionConfig
+from tasks.core.config import Config, PrecisionConfig
 from tasks.core.config_fields import suggest
 from tasks.core.errors import ArtifactDamaged, ConfigError, NotMade, TrtflowError
 from tasks.core.frozen import Frozen
@@ -53,14 +54,15 @@ class _Found(Frozen):
     parity: Artifact | None
 
 
-def show_where(record: RunRecord, wanted: str, config: PipelineConfig, options: Options, store: Store) -> int:
+def show_where(record: RunRecord, wanted: str, config: Config, options: Options, store: Store) -> int:
     """Attribute the error of one result; what was attributed before is read from the store."""
     outcome = record.outcome
     engine, root = _engine(record, wanted), store.root
     try:
         with Workers() as workers, Progress(outcome.pipeline, quiet=options.json) as progress:
             journal = Journal(progress.changed)
-            context = Context(outcome.pipeline, config, store, workers, journal)
+            pipeline, interpreters = config.pipelines[outcome.pipeline], config.interpreters
+            context = Context(outcome.pipeline, pipeline, store, workers, journal, interpreters=interpreters)
             with store.in_use(outcome.pipeline):
                 shown = _shown(context, journal, outcome.run, engine)
     except ConfigError as error:
@@ -99,7 +101,7 @@ def _found(context: Context, wanted: str) -> _Found:
     """Walk the DAG without computing anything, and take what it passes."""
     journal = Journal()
     with ThreadSubmit(journal) as submit:
-        dry = Context(context.pipeline, context.config, context.store, context.workers, journal, dry=True)
+        dry = replace(context, journal=journal, dry=True)
         try:
             facts = source_facts(dry, submit)
         except NotMade as reason:

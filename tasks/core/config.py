@@ -17,6 +17,7 @@ from tasks.core.config_checks import (
     variant_problems,
 )
 from tasks.core.config_fields import RESERVED, FunctionRef, Name, PathText, Point, Problem, Section, Source, refusal
+from tasks.core.config_interpreters import InterpreterConfig, interpreter_problems
 from tasks.core.config_precision import (
     PRECISIONS,
     ExcludeConfig,
@@ -67,6 +68,7 @@ __all__ = [
     "FunctionRef",
     "GatesConfig",
     "InputSpec",
+    "InterpreterConfig",
     "MetricConfig",
     "ModelConfig",
     "Objective",
@@ -155,13 +157,25 @@ class Config(Section):
     `signing` says with what promotions are signed, `trust` lists the public keys of which one must have signed.
     """
 
-    reserved: ClassVar[tuple[str, ...]] = (*RESERVED, "interpreters")
+    reserved: ClassVar[tuple[str, ...]] = RESERVED
 
     version: Literal[1]
     store: PathText = "artifacts"
     signing: SigningConfig | None = None
     trust: tuple[PathText, ...] | None = Field(default=None, min_length=1)
+    interpreters: dict[Name, InterpreterConfig] = Field(default_factory=dict)
     pipelines: dict[Name, PipelineConfig] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _interpreted(self) -> Self:
+        problems = [
+            problem._replace(path=("pipelines", name, *problem.path))
+            for name, pipeline in self.pipelines.items()
+            for problem in interpreter_problems(self.interpreters, pipeline.engines or ())
+        ]
+        if problems:
+            raise refusal(problems)
+        return self
 
     @field_validator("version", mode="before")
     @classmethod

@@ -152,7 +152,8 @@ def _precision_names(precisions: Precisions) -> list[str]:
 
 
 def _result_ids(precisions: list[str], engines: Engines) -> list[str]:
-    chosen = {engine.name: engine.precisions for engine in engines or ()} or dict.fromkeys(RUNTIMES)
+    declared = {label: engine.precisions for engine in engines or () for label in engine.labels}
+    chosen = declared or dict.fromkeys(RUNTIMES)
     return [f"{engine}/{name}" for engine, names in chosen.items() for name in names or precisions]
 
 

@@ -1,6 +1,6 @@
 """The sections of one pipeline in a pipelines.yaml."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 from zoneinfo import ZoneInfo
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, JsonValue, Tag, field_validator
@@ -145,12 +145,15 @@ OPTIONS: dict[RuntimeName, tuple[str, ...]] = {
 
 
 class EngineConfig(Section):
-    """One runtime to build for, by default for every precision."""
+    """One runtime to build for, by default for every precision.
 
-    reserved: ClassVar[tuple[str, ...]] = ("run_on", "interpreter")
+    `interpreter` names the Python that builds and runs it, `run_on` others that open, check and time it too.
+    """
 
     runtime: RuntimeName
     name: Name = ""
+    interpreter: Name | None = None
+    run_on: tuple[Name, ...] = ()
     precisions: tuple[str, ...] | None = Field(default=None, min_length=1)
     optional: bool = False
     options: EngineOptions = EngineOptions()
@@ -165,6 +168,11 @@ class EngineConfig(Section):
     def device(self) -> Literal["cpu", "cuda"]:
         """Where the engine runs."""
         return self.options.device or ("cuda" if self.runtime.startswith("tensorrt") else "cpu")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What its results are called before the precision: the engine, then by which others it is opened too."""
+        return (self.name, *(f"{self.name}@{other}" for other in self.run_on))
 
     def chosen(self) -> dict[str, JsonValue]:
         """The options that this runtime has and that decide what is built, as they go to its build and its key."""

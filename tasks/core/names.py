@@ -1,5 +1,6 @@
 """Whether what a config names is there: files, and functions of the user's modules, without importing them."""
 
+import os
 from collections.abc import Callable, Iterator
 from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES
 from importlib.util import find_spec
@@ -37,6 +38,7 @@ def check_names(config: Config, file: Path) -> None:
         for reference in _references(pipeline)
         for problem in reference.check(folder, reference.text)
     ]
+    problems += _interpreter_problems(config, folder)
     placed = [(locate(file, problem.path).line, problem) for problem in problems]
     found = [*((None, problem) for problem in _hidden_packages(folder)), *placed]
     if found:
@@ -58,6 +60,19 @@ def _references(pipeline: PipelineConfig) -> Iterator[_Reference]:
     if evaluation is not None and evaluation.metric is not None:
         path = ("data", "evaluation", "metric", "function")
         yield _Reference(path, evaluation.metric.function, _function_problems)
+
+
+def _interpreter_problems(config: Config, folder: Path) -> Iterator[Problem]:
+    """Name the Pythons that are not there; one whose engines are all optional may live on another host."""
+    engines = [engine for pipeline in config.pipelines.values() for engine in pipeline.engines or ()]
+    for name, interpreter in config.interpreters.items():
+        python = folder / Path(interpreter.python).expanduser()
+        users = [engine for engine in engines if name in (engine.interpreter, *engine.run_on)]
+        if (users and all(engine.optional for engine in users)) or (os.access(python, os.X_OK) and python.is_file()):
+            continue
+        cure = f"make it (`trtflow doctor` says what goes into it), or correct the path: it is relative to {folder}"
+        found = f"there is no Python at {interpreter.python!r}"
+        yield Problem(found, cure, ("interpreters", name, "python"))
 
 
 def _hidden_packages(folder: Path) -> Iterator[Problem]:

@@ -90,6 +90,7 @@ class BuildRequest(Frozen):
     `links` tells that the caller gives the files that the reply names a second name in `folder`; else the runtime does.
     `calibration` is there where the runtime itself lowers the precision. `exported` is what the graph was made from,
     and tells where nodes come from. `timing_caches` and `earlier` save time, and decide nothing.
+    `module` is what is imported for it, where that is not what the runtime is named after.
     """
 
     runtime: str
@@ -105,6 +106,7 @@ class BuildRequest(Frozen):
     exported: Path | None = None
     timing_caches: Path | None = None
     earlier: tuple[EarlierBuild, ...] = ()
+    module: str = ""
 
 
 class BuildMetrics(Frozen):
@@ -132,10 +134,14 @@ class BuildMetrics(Frozen):
 
 
 class OpenOptions(Frozen):
-    """What may differ each time an engine is opened; None takes what the card says. `timed`: nothing runs beside it."""
+    """What may differ each time an engine is opened; None takes what the card says. `timed`: nothing runs beside it.
+
+    `module` is what is imported to run it, where that is not what the runtime is named after.
+    """
 
     threads: int | None = None
     timed: bool = True
+    module: str = ""
 
 
 class Samples(Frozen):
@@ -204,8 +210,10 @@ def read_card(path: Path) -> EngineCard:
         raise StepError(f"{path} is not an engine card that this version reads", cure, str(error)) from error
 
 
-def check_card(card: EngineCard, engine: Path, here: Capabilities) -> None:
+def check_card(card: EngineCard, engine: Path, here: Capabilities, *, other_version: bool = False) -> None:
     """Refuse an engine that was not made for this runtime and device, or whose file is not as long as its card says.
+
+    `other_version`: the runtime itself says that this engine is one for its version, whichever made it.
 
     The size shows a truncated file for the price of a stat; that the bytes are the right ones is for the store, which
     compares their sha256 when it opens an artifact.
@@ -215,7 +223,7 @@ def check_card(card: EngineCard, engine: Path, here: Capabilities) -> None:
         raise StepError(f"{engine} was made by {card.runtime}, not by {here.runtime}", f"open it with {card.runtime}")
     if not here.available:
         raise StepError(f"{here.runtime} is not available here: {here.reason}", here.cure)
-    if card.runtime_version != here.version:
+    if card.runtime_version != here.version and not other_version:
         made = f"{engine} was made by {card.runtime} {card.runtime_version}, and this is {here.version}"
         raise StepError(made, f"{rebuild}, or install {card.runtime} {card.runtime_version}")
     if card.device not in here.devices:

@@ -25,9 +25,10 @@ from tasks.runtimes.load import load_runtime, runtime_name
 
 
 class ProbeRequest(Frozen):
-    """Ask what a runtime can do on this host."""
+    """Ask what a runtime, as `module` where that is given, can do on this host."""
 
     runtime: str
+    module: str = ""
 
 
 class RunRequest(Frozen):
@@ -84,12 +85,12 @@ class TimeReply(Frozen):
 
 def probe(request: ProbeRequest) -> Capabilities:
     """Say what a runtime can do on this host."""
-    return load_runtime(runtime_name(request.runtime)).probe()
+    return load_runtime(runtime_name(request.runtime), request.module).probe()
 
 
 def build_engine(request: BuildRequest) -> BuildMetrics:
     """Compile a typed graph into an engine and its card."""
-    return _available(request.runtime).build(request, request.folder)
+    return _available(request.runtime, request.module).build(request, request.folder)
 
 
 def run_engine(request: RunRequest) -> RunReply:
@@ -141,15 +142,15 @@ class Opened(NamedTuple):
 def open_engine(engine: Path, card: Path, options: OpenOptions) -> Opened:
     """Open an engine by its card."""
     identity = read_card(card)
-    runtime = _available(identity.runtime)
+    runtime = _available(identity.runtime, options.module)
     begin = time.perf_counter()
     session = runtime.open(engine, identity, options)
     return Opened(session, time.perf_counter() - begin)
 
 
-def _available(name: str) -> Runtime:
+def _available(name: str, module: str) -> Runtime:
     """Load a runtime that works here. Its library is imported by that: the time to open an engine does not hold it."""
-    runtime = load_runtime(runtime_name(name))
+    runtime = load_runtime(runtime_name(name), module)
     found = runtime.probe()
     if not found.available:
         raise StepError(f"{name} is not available here: {found.reason}", found.cure)

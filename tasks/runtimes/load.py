@@ -12,11 +12,13 @@ from tasks.runtimes.base import Runtime
 DEPLOYABLE: tuple[RuntimeName, ...] = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 # What tells of its engines' layers, and what each of them takes.
 LAYERED: tuple[RuntimeName, ...] = ("tensorrt", "tensorrt-rtx")
+# TensorRT comes as one wheel, or as several of which the first only names the others.
+_PARTS = ("-bindings", "-cu12", "-cu13", "-cu12-bindings", "-cu13-bindings")
 _MODULES: dict[RuntimeName, str] = {"reference": "onnx", "tensorrt-rtx": "tensorrt_rtx"}
 
 
-def load_runtime(name: RuntimeName) -> Runtime:
-    """Import what serves runtime `name`; the library itself is imported when it is first used."""
+def load_runtime(name: RuntimeName, module: str = "") -> Runtime:
+    """Import what serves runtime `name`; the library itself, or `module` in its place, when it is first used."""
     match name:
         case "onnxruntime":
             from tasks.runtimes.onnxruntime import OnnxRuntime
@@ -27,9 +29,9 @@ def load_runtime(name: RuntimeName) -> Runtime:
 
             return ReferenceRuntime()
         case "tensorrt":
-            from tasks.runtimes.tensorrt import TensorRt
+            from tasks.runtimes.tensorrt import TensorRt, tensorrt_module
 
-            return TensorRt("tensorrt", "tensorrt")
+            return TensorRt("tensorrt", tensorrt_module(module or "tensorrt"))
         case "tensorrt-rtx":
             from tasks.runtimes.tensorrt import TensorRt
 
@@ -57,12 +59,17 @@ def runs_here(name: RuntimeName) -> bool:
     return name in ("onnxruntime", "reference") or gpu() is not None
 
 
+def offline(name: RuntimeName) -> bool:
+    """Whether runtime `name` builds where its device is not."""
+    return name != "tensorrt"
+
+
 def module_of(name: RuntimeName) -> str:
     """Name of the module that serves runtime `name`."""
     return _MODULES.get(name, name)
 
 
-def distributions(name: RuntimeName) -> tuple[str, ...]:
+def distributions(name: RuntimeName, module: str = "") -> tuple[str, ...]:
     """Names of the distributions, where installed, whose versions an engine of runtime `name` depends on."""
     match name:
         case "onnxruntime":
@@ -70,7 +77,8 @@ def distributions(name: RuntimeName) -> tuple[str, ...]:
         case "reference":
             return ("onnx", "numpy")
         case "tensorrt":
-            return ("tensorrt", "tensorrt-bindings", "pycuda")
+            wheel = (module or "tensorrt").replace("_", "-")
+            return (wheel, *(f"{wheel}{part}" for part in _PARTS), "pycuda")
         case "tensorrt-rtx":
             return ("tensorrt-rtx-cu13", "pycuda")
         case _:

@@ -2,11 +2,13 @@
 
 import importlib
 import importlib.util
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from pydantic import ValidationError
 
+from tasks.core.config_interpreters import Module
 from tasks.core.digests import sha256_file
 from tasks.core.environment import gpu_host
 from tasks.core.errors import CannotRun, StepError
@@ -16,8 +18,9 @@ from tasks.core.signature import Signature
 from tasks.core.tensors import Tensors, load_batches
 from tasks.runtimes import base
 from tasks.runtimes.base import BuildMetrics, BuildRequest, Capabilities, EngineCard, OpenOptions, TensorSpec
+from tasks.runtimes.install import install_line
 from tasks.runtimes.onnx_bounds import bounded
-from tasks.runtimes.tensorrt_dialects import Module, dialect_of
+from tasks.runtimes.tensorrt_dialects import builds, dialect_of, opens
 from tasks.runtimes.tensorrt_network import BuildSettings, Messages, TensorRtOptions
 from tasks.runtimes.tensorrt_session import TensorRtSession
 from tasks.runtimes.tensorrt_way import make_plan
@@ -27,10 +30,15 @@ if TYPE_CHECKING:
 
 Name = Literal["tensorrt", "tensorrt-rtx"]
 Specs: TypeAlias = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
-_CURES = {
-    "tensorrt": "for one: pip install -c constraints.txt -c constraints/tensorrt10.txt -e '.[tensorrt10]'",
-    "tensorrt-rtx": "pip install -c constraints.txt -c constraints/tensorrt-rtx.txt -e '.[tensorrt-rtx]'",
-}
+
+
+def tensorrt_module(name: str) -> Module:
+    """Narrow the name of a module, read from a request, to one that a TensorRT has."""
+    known: tuple[Module, ...] = get_args(Module)
+    for candidate in known:
+        if name == candidate:
+            return candidate
+    raise StepError(f"there is no TensorRT that is imported as '{name}'", f"it is one of {', '.join(known)}")
 
 
 class TensorRt:
@@ -44,7 +52,7 @@ class TensorRt:
         """Say which version this is, and whether a GPU is here."""
         if importlib.util.find_spec(self._module) is None:
             reason = f"{self._module} is not installed"
-            return Capabilities(runtime=self._name, available=False, reason=reason, cure=_CURES[self._name])
+            return Capabilities(runtime=self._name, available=False, reason=reason, cure=self._cure())
         try:
             trt = self._imported()
             dialect = dialect_of(trt)
@@ -56,13 +64,13 @@ class TensorRt:
             return Capabilities(runtime=self._name, available=False, reason=reason, cure="run it where the GPU is")
         if here and importlib.util.find_spec("pycuda") is None:
             reason = f"{self._module} {trt.__version__} is installed, and pycuda, by which it runs, is not"
-            return Capabilities(runtime=self._name, available=False, reason=reason, cure=_CURES[self._name])
+            return Capabilities(runtime=self._name, available=False, reason=reason, cure=self._cure())
         return Capabilities(
             runtime=self._name,
             available=True,
             version=trt.__version__,
             devices=("cuda:0",) if here else (),
-            precisions=dialect.precisions,
+            precisions=dialect.precisions if builds(trt) else (),
             profiles=True,
             streams=True,
             layers=True,
@@ -73,6 +81,8 @@ class TensorRt:
     def build(self, request: BuildRequest, folder: Path) -> BuildMetrics:
         """Compile the graph, then run it at the smallest, the usual and the largest sizes."""
         trt, messages = self._imported(), Messages()
+        if not builds(trt):
+            raise StepError(f"{self._module} builds no engines", "name an interpreter that holds the whole of TensorRT")
         options, specs = _options(request), _specs(request)
         try:
             with bounded(request.model, options.upper_bounds) as model:
@@ -113,7 +123,9 @@ class TensorRt:
         here = self.probe()
         if here.not_run:
             raise CannotRun(f"{engine} does not run here: {here.not_run}", "run it where the GPU is")
-        base.check_card(card, engine, here)
+        compatible = bool(card.settings.get("version_compatible"))
+        fits = opens(self._imported(), card.runtime_version, version_compatible=compatible)
+        base.check_card(card, engine, here, other_version=fits)
         bound = {name: value for name, value in card.host.items() if name in gpu_host()}
         if bound != gpu_host():
             raise StepError(
@@ -125,7 +137,10 @@ class TensorRt:
         try:
             return importlib.import_module(self._module)
         except (ImportError, OSError, RuntimeError) as error:
-            raise StepError(f"{self._module} cannot be imported: {error}", _CURES[self._name]) from error
+            raise StepError(f"{self._module} cannot be imported: {error}", self._cure()) from error
+
+    def _cure(self) -> str:
+        return install_line(self._module, sys.executable)
 
     def _card(self, request: BuildRequest, engine: Path, options: TensorRtOptions, specs: Specs) -> EngineCard:
         inputs, outputs = specs

@@ -1,6 +1,6 @@
 """In what the TensorRTs differ: a table with a line for each generation; nothing else asks for a version."""
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -9,8 +9,6 @@ from tasks.core.frozen import Frozen
 
 if TYPE_CHECKING:
     from types import ModuleType
-
-Module: TypeAlias = Literal["tensorrt", "tensorrt_lean", "tensorrt_dispatch", "tensorrt_rtx"]
 
 
 class Dialect(Frozen):
@@ -23,6 +21,7 @@ class Dialect(Frozen):
     calibrator, empty where it has none. unread: types of ONNX that its parser has no name for. strip: whether a plan
     can be made without its weights. parser_refit: whether the library itself matches the weights of an ONNX file.
     timing_cache: whether one saves time.
+    plans: the major versions whose version-compatible plans it opens.
     """
 
     name: str
@@ -40,6 +39,7 @@ class Dialect(Frozen):
     strip: bool = True
     parser_refit: bool = True
     timing_cache: bool = True
+    plans: tuple[int, ...] = ()
 
 
 _WEAK = {"fp16": ("FP16",), "int8": ("INT8",), "typed": ("FP16", "INT8")}
@@ -63,9 +63,20 @@ _TENSORRT: dict[int, Dialect] = {
         unread=("BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ", "INT4", "UINT4"),
         strip=False,
         parser_refit=False,
+        plans=(8,),
     ),
-    10: Dialect(name="10", weak=False, network_flags=("STRONGLY_TYPED",), opset=21, ir_version=10, precisions=_EVERY),
-    11: Dialect(name="11", weak=False, network_flags=(), opset=None, ir_version=None, precisions=_EVERY),
+    10: Dialect(
+        name="10",
+        weak=False,
+        network_flags=("STRONGLY_TYPED",),
+        opset=21,
+        ir_version=10,
+        precisions=_EVERY,
+        plans=(8, 10),
+    ),
+    11: Dialect(
+        name="11", weak=False, network_flags=(), opset=None, ir_version=None, precisions=_EVERY, plans=(10, 11)
+    ),
 }
 _RTX = Dialect(
     name="rtx",
@@ -97,6 +108,23 @@ def dialect_named(module: str, version: str) -> Dialect:
             f"install one of {known}",
         )
     return _TENSORRT[major]
+
+
+def builds(module: "ModuleType") -> bool:
+    """Whether this is the whole of TensorRT, and not one of its runtimes alone."""
+    return hasattr(module, "Builder")
+
+
+def opens(module: "ModuleType", version: str, *, version_compatible: bool) -> bool:
+    """Whether a plan that `version` made is one for this TensorRT: another version only ever opens what is older."""
+    if version == module.__version__:
+        return True
+    made, here = _numbers(version), _numbers(module.__version__)
+    return version_compatible and made < here and made[0] in dialect_of(module).plans
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())
 
 
 def network_flags(module: "ModuleType", dialect: Dialect) -> int:

@@ -1,0 +1,42 @@
+"""Where a runtime lives: trtflow's own Python, or another that the YAML names because it holds another TensorRT."""
+
+import sys
+from pathlib import Path
+
+from tasks.core.config_interpreters import InterpreterConfig
+from tasks.core.config_sections import RuntimeName
+from tasks.core.environment import versions_of
+from tasks.core.frozen import Frozen
+from tasks.core.installed import versions_in
+from tasks.runtimes.load import distributions, installed, module_of
+
+
+class Interpreter(Frozen):
+    """A Python, and the module that serves the runtime there; `name` is the YAML's, empty for trtflow's own."""
+
+    runtime: RuntimeName
+    module: str
+    python: str = sys.executable
+    name: str = ""
+
+    def versions(self) -> dict[str, str]:
+        """Versions of what an engine depends on there, for keys; read without starting the Python of an environment."""
+        wanted = distributions(self.runtime, self.module)
+        return versions_in(self.python, wanted) if self.name else versions_of(wanted)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the runtime is installed; of another Python, whether it is there: its worker says the rest."""
+        return Path(self.python).is_file() if self.name else installed(self.runtime)
+
+
+def own(runtime: RuntimeName) -> Interpreter:
+    """Trtflow's own Python."""
+    return Interpreter(runtime=runtime, module=module_of(runtime))
+
+
+def named(runtime: RuntimeName, name: str, config: InterpreterConfig, project: Path) -> Interpreter:
+    """Another Python; a relative path begins at the folder of the YAML."""
+    # Not resolved: the python of an environment is a link, and is known by where that lies.
+    python = str((project / Path(config.python).expanduser()).absolute())
+    return Interpreter(runtime=runtime, module=config.module or module_of(runtime), python=python, name=name)
