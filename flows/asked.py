@@ -63,7 +63,7 @@ def asked_of(config: PipelineConfig) -> Asked:
     found = config.data.evaluation.metric if config.data.evaluation else None
     promote, at = config.promote, config.promote.at
     return Asked(
-        kinds={precision.name: precision.kind for precision in config.precisions},
+        kinds={precision.name: precision.kind for precision in config.precisions or ()},
         gates={name: Tolerance.model_validate(gate.model_dump()) for name, gate in config.gates.parity.items()},
         metric=found.function.partition(":")[2] if found else None,
         rises=found is None or found.higher_is_better,

@@ -49,7 +49,7 @@ class Speed:
     def headline(self) -> str:
         """What may be said in large letters."""
         if self.point.speedup is None:
-            return f"{self.point.p50_ms:.3g} ms"
+            return f"{self.id} takes {self.point.p50_ms:.3g} ms"
         if self.point.speedup_ci95 is not None and not self.clear:
             return f"No clear difference from {self.point.speedup_against}"
         about = "about " if self.point.speedup_ci95 is None else ""
@@ -60,7 +60,7 @@ class Speed:
         """The interval, both times, and the other ratio where there is one."""
         ratio, ci95 = self.point.speedup, self.point.speedup_ci95
         if ratio is None:
-            return f"{self.id} takes {self.point.p50_ms:.3g} ms (median)"
+            return "median"
         sure = f"95 %: {times(ci95[0])} to {times(ci95[1])}" if ci95 else "no interval: too few turns, measure longer"
         parts = [sure if self.clear or ci95 is None else f"{times(ratio)}x, {sure}"]
         parts += [f"{self.point.p50_ms:.3g} ms against {self.other.latency_p50_ms:.3g} ms"] if self.other else []
@@ -113,10 +113,7 @@ def speed_sentences(found: Evidence) -> Iterator[str]:
         return
     for speed in every:
         where = point_text(speed.point.at)
-        if speed.point.speedup is None:
-            yield f"{speed.detail.removesuffix(' (median)')} at {where} (median)"
-        else:
-            yield f"{speed.headline} at {where} ({speed.detail})"
+        yield f"{speed.headline} at {where} ({speed.detail})"
     if doubted := doubt(found):
         yield doubted
     if missing := missing_baseline(found):

@@ -20,7 +20,7 @@ from tasks.core.outcome import EngineOutcome, RunOutcome, TimelineEntry
 from tasks.core.promotions import Promotion
 from tasks.core.report import Artifact
 from tasks.core.store import Store, artifact_of
-from tasks.drawings.figures import DrawReply
+from tasks.drawings.figures import ChartName, DrawReply
 from tasks.sources.float_search import by_operator
 from tasks.sources.onnx_ranges import CalibrationMetrics
 from tasks.sources.onnx_repair import RepairedMetrics
@@ -136,18 +136,19 @@ def _in_words(found: Evidence, engine: EngineOutcome, asked: Asked) -> list[str]
         words += [
             f"{name} {value}" + (f" ({called} {limit:g})" if limit is not None else "")
             for name, value, limit in (
-                ("rel_l2", blame.figure(error.rel_l2), bound.tolerance.rel_l2 if bound else None),
+                ("rel_l2", f"{error.rel_l2:.3g}", bound.tolerance.rel_l2 if bound else None),
                 ("cosine", f"{error.cosine:.5f}", bound.tolerance.cosine if bound else None),
             )
+            if f"{name} " not in engine.reason  # which tells it with its bound
         ]
     return [word for word in (*words, blame.made_by(found, engine, asked)) if word]
 
 
-def _missing(outcome: RunOutcome, pictures: Mapping[str, dict[str, str]]) -> Iterator[str]:
+def _missing(outcome: RunOutcome, pictures: Mapping[ChartName, dict[str, str]]) -> Iterator[str]:
     for kind, found in pictures.items():
         if not found:
             again = f"trtflow report {outcome.pipeline} --run {outcome.run} draws it"
-            yield f"The chart “{CHART_TITLES[kind]}” is missing: it was not drawn, or is no longer in the store; {again}"
+            yield f"The chart “{CHART_TITLES[kind]}” is missing: not drawn, or no longer in the store; {again}"
 
 
 def _points(found: Evidence) -> list[dict[str, int]]:

@@ -24,14 +24,14 @@ from tasks.drawings.figures import Pareto, Quality
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_HEIGHT = 3.0
+_HEIGHT = 3.3
 
 
 def draw_pareto(chart: Pareto, folder: Path) -> dict[str, str]:
     """One picture."""
     title = f"{chart.quality} against median latency at {chart.point}"
     with drawing(_HEIGHT) as figure:
-        (axes,) = frame(figure, (0.62, 0.2, 0.35, 0.45))
+        (axes,) = frame(figure, (0.62, 0.2, 0.45, 0.45))
         axes.set_xscale("log")
         best = front(chart.results, rises=chart.rises)
         _limits(axes, chart)
@@ -46,11 +46,11 @@ def draw_pareto(chart: Pareto, folder: Path) -> dict[str, str]:
         for index, result in enumerate(chart.results):
             colour = SERIES[index % len(SERIES)]
             marker = MARKERS[index % len(MARKERS)]
-            axes.plot([result.p50_ms], [result.quality], marker=marker, color=colour, linestyle="", zorder=3)
+            axes.plot([result.p50_ms], [result.quality], marker=marker, color=colour, linestyle="", zorder=5)
             if result.promoted:
                 axes.plot([result.p50_ms], [result.quality], marker="o", mfc="none", mec=GOOD, mew=1.8, ms=13, zorder=2)
         _names(axes, chart, best)
-        axes.set_title(f"{chart.quality}, {'higher' if chart.rises else 'lower'} is better")
+        axes.set_title(f"{chart.quality}, {'higher' if chart.rises else 'lower'} is better", pad=15)
         axes.set_xlabel(_within(f"median ms at {chart.point}, logarithmic"))
         save(figure, folder / "pareto.svg", title)
     return {"pareto.svg": title}
@@ -62,15 +62,17 @@ def _within(label: str) -> str:
 
 
 def _refused(axes: "Axes", chart: Pareto) -> None:
-    """What was refused was not timed: hollow, at the right edge."""
+    """What was refused was not timed: hollow, at the right edge; what lies beyond the axes, at their end."""
+    low, high = axes.get_ylim()
     for each in chart.refused:
+        place = min(max(each.quality, low), high)
         axes.plot(
-            [1.0], [each.quality], transform=axes.get_yaxis_transform(), marker="o", mfc=PAPER, mec=BAD, mew=1.4,
-            clip_on=False, zorder=3,
+            [1.0], [place], transform=axes.get_yaxis_transform(), marker="o" if place == each.quality else "v",
+            mfc=PAPER, mec=BAD, mew=1.4, clip_on=False, zorder=6,
         )  # fmt: skip
         axes.annotate(
-            f"{each.name} (refused, not timed)", (1.0, each.quality), xycoords=("axes fraction", "data"),
-            xytext=(-8, 0), textcoords="offset points", ha="right", va="center_baseline", fontsize=7.5, color=MUTED,
+            f"{each.name} {each.quality:.3g} (refused, not timed)", (1.0, place), xycoords=("axes fraction", "data"),
+            xytext=(-8, 3), textcoords="offset points", ha="right", va="bottom", fontsize=7.5, color=MUTED,
         )  # fmt: skip
 
 
@@ -85,7 +87,7 @@ def front(results: tuple[Quality, ...], *, rises: bool) -> list[Quality]:
 
 
 def _limits(axes: "Axes", chart: Pareto) -> None:
-    values = [result.quality for result in (*chart.results, *chart.refused)]
+    values = [result.quality for result in chart.results]
     values += [each for each in (chart.source, chart.limit) if each is not None]
     times = [result.p50_ms for result in chart.results] + ([] if chart.source_ms is None else [chart.source_ms])
     room = (max(values) - min(values)) * 0.2 or max(abs(values[0]) * 0.005, 1e-6)
@@ -142,8 +144,8 @@ def _lines(axes: "Axes", chart: Pareto) -> None:
         _at_right(axes, "source model", chart.source)
     if chart.source_ms is not None:
         axes.annotate(
-            "source framework", (chart.source_ms, 0), xycoords=("data", "axes fraction"), xytext=(-3, 4),
-            textcoords="offset points", ha="right", va="bottom", rotation=90, fontsize=7, color=MUTED,
+            "source framework", (chart.source_ms, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
+            textcoords="offset points", ha="center", va="bottom", fontsize=7, color=MUTED,
         )  # fmt: skip
 
 
