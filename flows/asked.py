@@ -27,6 +27,7 @@ class Asked:
     least: float | None = None
     drop: float = DEFAULT_METRIC_DROP
     objective: PromoteConfig = field(default_factory=PromoteConfig)
+    threads: dict[str, int | None] = field(default_factory=dict)  # of engines on a CPU; None: a physical core each
 
     def kind(self, engine: EngineOutcome) -> str:
         """The kind of a result's precision; empty where that is not known."""
@@ -70,4 +71,5 @@ def asked_of(config: PipelineConfig) -> Asked:
         least=(found.min if found.higher_is_better else found.max) if found else None,
         drop=DEFAULT_METRIC_DROP if config.gates.metric_drop is None else config.gates.metric_drop,
         objective=promote if at is None else promote.model_copy(update={"at": complete(at, config.dims)}),
+        threads={engine.name: engine.options.threads for engine in config.engines if engine.device == "cpu"},
     )

@@ -60,7 +60,7 @@ class Speed:
         """The interval, both times, and the other ratio where there is one."""
         ratio, ci95 = self.point.speedup, self.point.speedup_ci95
         if ratio is None:
-            return "median"
+            return "median over all samples"
         sure = f"95 %: {times(ci95[0])} to {times(ci95[1])}" if ci95 else "no interval: too few turns, measure longer"
         parts = [sure if self.clear or ci95 is None else f"{times(ratio)}x, {sure}"]
         parts += [f"{self.point.p50_ms:.3g} ms against {self.other.latency_p50_ms:.3g} ms"] if self.other else []

@@ -146,13 +146,15 @@ def again(found: Evidence) -> dict[str, str]:
     return commands
 
 
-def host_line(found: Evidence) -> str:
+def host_line(found: Evidence, asked: Asked = _UNKNOWN) -> str:
     """What figures depend on beside the inputs: processor, GPU, versions of the runtimes that were used."""
     here = found.record.environment
     used = {engine.runtime.partition("-")[0] for engine in found.results} | {"torch"}
     gpu = f"{here.gpu}, driver {here.driver}" if here.gpu else "no GPU"
     versions = [f"{name} {version}" for name, version in here.packages.items() if name in used]
-    return " · ".join([f"{here.cpu}, {here.cores} cores", gpu, *versions])
+    threads = [f"{name}: {count or 'one a physical core'}" for name, count in asked.threads.items()]
+    told = [f"threads of {', '.join(threads)}"] if threads else []
+    return " · ".join([f"{here.cpu}, {here.cores} cores", gpu, *versions, *told])
 
 
 def measured_when(found: Evidence) -> str:

@@ -70,7 +70,10 @@ def test_the_page_answers_the_five_questions(judged_once: Project) -> None:
     assert f"What was refused, and why? {refused.id} ✕ refused {refused.reason}" in page.text
     assert "trtflow show judged --where onnxruntime/strict" in page.text
     assert "Where is the error made?" in page.text
-    assert "How do I get the same run? trtflow run judged" in page.text
+    assert f"How do I get the same run? {record.environment.cpu}" in page.text
+    assert "pip install -c constraints.txt -e . the exact versions, in a checkout of trtflow" in page.text
+    assert "trtflow run judged --rebenchmark measure the latencies anew" in page.text
+    assert "onnxruntime/fp32 passed: relative L2 error 0" in page.text  # of the refused one's kind
     assert f"In force onnxruntime/fp32 ({promoted.key[:12]})" in page.text
 
 

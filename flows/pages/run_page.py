@@ -14,13 +14,15 @@ from flows.pages.figures import charts_of
 from flows.pages.model_facts import model_facts
 from flows.pages.render import render
 from tasks.charts import OPTIONS as CHARTS
+from tasks.charts import Chart
 from tasks.core.config import PipelineConfig
 from tasks.core.errors import StoreError
 from tasks.core.outcome import EngineOutcome, RunOutcome, TimelineEntry
 from tasks.core.promotions import Promotion
 from tasks.core.report import Artifact
 from tasks.core.store import Store, artifact_of
-from tasks.drawings.figures import ChartName, DrawReply
+from tasks.drawings.figures import ChartName, DrawReply, Pareto
+from tasks.drawings.pareto import front
 from tasks.sources.float_search import by_operator
 from tasks.sources.onnx_ranges import CalibrationMetrics
 from tasks.sources.onnx_repair import RepairedMetrics
@@ -48,9 +50,9 @@ class Row:
 def run_page(store: Store, found: Evidence, config: PipelineConfig, current: Promotion | None) -> str:
     """Make the page of a run from its record, the reports of its artifacts and its charts."""
     record = found.record
-    wanted = [chart.kind for chart in charts_of(found, config)]
+    drawn = {chart.kind: chart for chart in charts_of(found, config)}
     fixed, asked = _fixed(_points(found)), asked_of(config)
-    pictures = {kind: pictures_of(store, found, kind) for kind in wanted}
+    pictures = {kind: pictures_of(store, found, kind) for kind in drawn}
     return render(
         "run.html",
         {
@@ -75,6 +77,7 @@ def run_page(store: Store, found: Evidence, config: PipelineConfig, current: Pro
             "hops": _hop_table(found),
             "hop_names": [HOP_NAMES.get(name, name) for name in _hops_present(found)],
             "pictures": pictures,
+            "front_caption": _front_caption(drawn.get("pareto")),
             "titles": CHART_TITLES,
             "cautions": cautions(found, _missing(record.outcome, pictures)),
             "calibrations": _by_subject(found, "calibrate", CalibrationMetrics),
@@ -117,7 +120,7 @@ def _answers(found: Evidence, asked: Asked) -> dict[str, object]:
         "most_by": blame.mostly(found),
         "errors": list(blame.error_sentences(found, asked)),
         "same_again": story.same_again(found),
-        "host": story.host_line(found),
+        "host": story.host_line(found, asked),
         "measured_when": story.measured_when(found),
     }
 
@@ -142,6 +145,21 @@ def _in_words(found: Evidence, engine: EngineOutcome, asked: Asked) -> list[str]
             if f"{name} " not in engine.reason  # which tells it with its bound
         ]
     return [word for word in (*words, blame.made_by(found, engine, asked)) if word]
+
+
+def _front_caption(chart: Chart | None) -> str:
+    """What the chart of quality holds, and no more."""
+    if not isinstance(chart, Pareto):
+        return ""
+    parts = ["Green line: what no other result beats in both" if _has_front(chart) else "Ring: promoted"]
+    parts += ["hollow: refused, so not timed"] if chart.refused else []
+    parts += ["dashed red: the worst that is accepted"] if chart.limit is not None else []
+    parts += ["dotted: the source"] if chart.source is not None or chart.source_ms is not None else []
+    return "; ".join(parts) + "."
+
+
+def _has_front(chart: Pareto) -> bool:
+    return len(front(chart.results, rises=chart.rises)) > 1  # of one there is no line
 
 
 def _missing(outcome: RunOutcome, pictures: Mapping[ChartName, dict[str, str]]) -> Iterator[str]:
