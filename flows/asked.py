@@ -64,12 +64,15 @@ def asked_of(config: PipelineConfig) -> Asked:
     found = config.data.evaluation.metric if config.data.evaluation else None
     promote, at = config.promote, config.promote.at
     return Asked(
-        kinds={precision.name: precision.kind for precision in config.precisions or ()},
+        # Where the YAML names none, those that are made are called by their kind.
+        kinds={each.name: each.kind for each in config.precisions}
+        if config.precisions
+        else {kind: kind for kind in PARITY},
         gates={name: Tolerance.model_validate(gate.model_dump()) for name, gate in config.gates.parity.items()},
         metric=found.function.partition(":")[2] if found else None,
         rises=found is None or found.higher_is_better,
         least=(found.min if found.higher_is_better else found.max) if found else None,
         drop=DEFAULT_METRIC_DROP if config.gates.metric_drop is None else config.gates.metric_drop,
         objective=promote if at is None else promote.model_copy(update={"at": complete(at, config.dims)}),
-        threads={engine.name: engine.options.threads for engine in config.engines if engine.device == "cpu"},
+        threads={engine.name: engine.options.threads for engine in config.engines or () if engine.device == "cpu"},
     )

@@ -269,3 +269,16 @@ def test_a_browser_opens_it_offline_and_nothing_sticks_out(
 
 def test_records_of_older_versions_load() -> None:
     assert RunRecord.model_fields["timeline"].default == ()
+
+
+def test_the_nodes_that_add_most_error_are_named_once_somebody_looked(new: Project, call: Call) -> None:
+    new.write(half={**TINY, "precisions": ["fp16"]})
+    assert new.run("run", "half").code == 0
+    name = "casting (precision hop)"
+    assert name in Page.read(page_of(new, "half")).text
+    assert "(most at" not in Page.read(page_of(new, "half")).text
+    assert call(new, "show", "half", "--where", "onnxruntime/fp16").code == 0
+    assert call(new, "report", "half").code == 0
+    assert re.search(
+        r"casting \(precision hop\) \S+; whole way \S+ \(most at \w+", Page.read(page_of(new, "half")).text
+    )
