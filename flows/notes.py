@@ -39,7 +39,7 @@ def _coverage(name: str, typed: TypedMetrics) -> list[str]:
     lowered, every = typed.computing
     if lowered == every:
         return []
-    return [f"{name}: {lowered} of {every} convolutions, matrix products and the like compute in it, the rest in fp32"]
+    return [f"{name}: {lowered} of {every} nodes that multiply (MatMul, Conv and the like) run in it, the rest in fp32"]
 
 
 def _calibration(name: str, found: CalibrationMetrics) -> list[str]:

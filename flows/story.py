@@ -1,37 +1,38 @@
 """What a reader wants to know of a run within seconds, in sentences: for the terminal and for the page."""
 
 import shlex
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from flows.evidence import HOP_NAMES, HOPS, Evidence
-from tasks.core.metrics import UNBOUNDED
-from tasks.core.outcome import EngineOutcome, LatencyOutcome
+from flows.asked import Asked
+from flows.blame import figure, made_by
+from flows.evidence import Evidence
+from tasks.core.outcome import EngineOutcome
 from tasks.core.promotions import Promotion
-from tasks.runtimes.timing import PointFigures
+from tasks.sources.onnx_repair import RepairedMetrics
 
 _TEN, _HUNDRED = 10, 100
-# Results whose error is explained at once; the chart and the table tell of all.
-_FURTHEST = 3
+_UNKNOWN = Asked()
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A result that did not pass: its status, the whole reason, what made its error, and what to do next."""
+    """A result that did not pass: its status, the whole reason, what made its error, and what to do next.
+
+    `siblings` are results of the same kind that did pass, by id, each with what sets it apart.
+    """
 
     id: str
     status: str
     reason: str
     made_by: str
     next_command: str
+    siblings: dict[str, str]
 
-
-def figure(error: float) -> str:
-    """An error for people."""
-    if error >= UNBOUNDED:
-        return "NaN or Inf"
-    return "0" if error == 0 else f"{error:.2g}" if error >= 1e-3 else f"{error:.1e}"  # noqa: PLR2004 - as usual
+    @property
+    def refused(self) -> bool:
+        """Whether a gate or an error kept it from passing; else it could not run here."""
+        return self.status in ("failed", "error")
 
 
 def times(ratio: float) -> str:
@@ -78,114 +79,88 @@ def chosen(found: Evidence) -> EngineOutcome | None:
     return next((engine for engine in found.results if engine.status == "passed" and engine.latency), None)
 
 
-def speed_sentences(found: Evidence) -> Iterator[str]:
-    """How much faster the chosen result is than the source framework, point by point."""
-    engine = chosen(found)
-    if engine is None or not engine.latency:
-        yield "not known: nothing that passed was timed"
-        return
-    for point in engine.latency:
-        yield _speed(found, engine, point)
-    missing = found.measured.baselines_missing if found.measured else None
-    if missing:
-        yield f"the source framework was not timed: {missing}"
-
-
-def _speed(found: Evidence, engine: EngineOutcome, point: LatencyOutcome) -> str:
-    where, taken = point_text(point.at), f"{point.p50_ms:.3g} ms"
-    if point.speedup is None or point.speedup_against is None:
-        return f"{engine.id} takes {taken} at {where} (median)"
-    other = _timed(found, point.speedup_against, point.at)
-    own = _timed(found, engine.id, point.at)
-    beside = f"{taken} against {other.latency_p50_ms:.3g} ms" if other else taken
-    if any(each.noisy for each in (own, other) if each):
-        beside += "; noisy: measure again on a quiet host"
-    if point.speedup_ci95 is None:
-        sure = "too few turns for an interval"
-    else:
-        sure = f"95 %: {times(point.speedup_ci95[0])} to {times(point.speedup_ci95[1])}"
-    return f"{times(point.speedup)}x as fast as {point.speedup_against} at {where} ({sure}): {beside}"
-
-
-def _timed(found: Evidence, name: str, at: dict[str, int]) -> PointFigures | None:
-    points = found.measured.points if found.measured else ()
-    return next((point for point in points if point.name == name and point.at == at), None)
-
-
-def worst_hop(found: Evidence, engine: EngineOutcome) -> tuple[str, float, float] | None:
-    """Name and error of the hop that made most of a result's error, and the error of the whole way."""
-    hops = found.hops(engine)
-    steps = {name: hops[name] for name in HOPS if name in hops}
-    if not steps:
-        return None
-    name = max(steps, key=steps.__getitem__)
-    return HOP_NAMES.get(name, name), steps[name], hops["vs_source"]
-
-
-def made_by(found: Evidence, engine: EngineOutcome) -> str:
-    """Which hop made a result's error, in words; empty where nothing was compared."""
-    worst = worst_hop(found, engine)
-    if worst is None:
-        return ""
-    name, error, whole = worst
-    if whole == 0 and error == 0:
-        return "it has no error"
-    return f"its error is made by the {name}: {figure(error)} of {figure(whole)} (relative L2)"
-
-
-def error_sentences(found: Evidence) -> Iterator[str]:
-    """Where the error is made: of the chosen result first, then of those that are furthest from the source."""
-    first = chosen(found)
-    compared = [engine for engine in found.results if found.hops(engine)]
-    furthest = sorted(compared, key=lambda engine: (engine is not first, -found.hops(engine)["vs_source"]))
-    for engine in furthest[:_FURTHEST]:
-        yield f"{engine.id}: {made_by(found, engine)}"
-    if not compared:
-        yield "not known: no engine was compared with the source model"
-
-
-def mostly(found: Evidence) -> str:
-    """The hop that makes most of the error in most results."""
-    worst = [hop[0] for engine in found.results if (hop := worst_hop(found, engine)) and hop[1] > 0]
-    if not worst:
-        return ""
-    name, count = Counter(worst).most_common(1)[0]
-    return f"In the {name}, for {count} of {len(worst)} results" if len(worst) > 1 else f"In the {name}"
-
-
-def refusals(found: Evidence) -> tuple[Refusal, ...]:
+def refusals(found: Evidence, asked: Asked = _UNKNOWN) -> tuple[Refusal, ...]:
     """Every result that did not pass, those first that a gate or an error kept from it."""
+    return tuple(sorted(_refusals(found, asked), key=lambda refusal: not refusal.refused))
+
+
+def _refusals(found: Evidence, asked: Asked) -> Iterator[Refusal]:
     pipeline = found.record.outcome.pipeline
-    return tuple(sorted(_refusals(found, pipeline), key=lambda refusal: refusal.status not in ("failed", "error")))
-
-
-def _refusals(found: Evidence, pipeline: str) -> Iterator[Refusal]:
     yield from (
         Refusal(
             id=engine.id,
             status=engine.status,
-            reason=engine.reason,
-            made_by=made_by(found, engine),
+            reason=asked.named(engine.reason),
+            made_by=made_by(found, engine, asked),
             next_command=f"trtflow show {pipeline} --where {shlex.quote(engine.id)}" if found.hops(engine) else "",
+            siblings=_siblings(found, engine, asked) if engine.status == "failed" else {},
         )
         for engine in found.results
         if engine.status != "passed"
     )
 
 
-def again(found: Evidence) -> dict[str, str]:
-    """Commands that give the same again, each with what it does."""
+def _siblings(found: Evidence, refused: EngineOutcome, asked: Asked) -> dict[str, str]:
+    """Results that passed, of the same kind of precision and the same engine of the YAML."""
+    kind = asked.kind(refused)
+    return {
+        engine.id: _sibling(found, engine, asked)
+        for engine in found.results
+        if kind and engine.status == "passed" and (engine.engine, asked.kind(engine)) == (refused.engine, kind)
+    }
+
+
+def _sibling(found: Evidence, engine: EngineOutcome, asked: Asked) -> str:
+    repaired = found.metrics("repair", engine.precision, RepairedMetrics)
+    error = f"relative L2 error {figure(engine.parity.vs_source.rel_l2)}" if engine.parity else ""
+    parts = [error if engine.metric is None else f"{asked.metric or 'metric'} {engine.metric:.4f}"]
+    if repaired:
+        parts += [f"{len(repaired.repair.floated)} of {repaired.repair.quantized_nodes} nodes in fp32"]
+    return f"{'after repair ' if repaired else ''}passed: {', '.join(part for part in parts if part)}"
+
+
+def same_again(found: Evidence) -> dict[str, str]:
+    """Lines to copy that give the same run, each with what it does."""
     outcome = found.record.outcome
-    pipeline = outcome.pipeline
+    version = found.record.environment.packages.get("trtflow", "")
     commands = {
-        f"trtflow run {pipeline}": "the same run; what did not change is taken from the store",
-        f"trtflow run {pipeline} --rebenchmark": "measure again",
-        f"trtflow plan {pipeline}": "what would run now, and what changed",
+        "pip install -c constraints.txt -e .": f"the exact versions, in a checkout of trtflow {version}".rstrip(),
+        f"trtflow run {outcome.pipeline}": "the same run; what did not change is taken from the store",
+        f"trtflow run {outcome.pipeline} --rebenchmark": "measure the latencies anew",
     }
     engine = chosen(found)
     if engine and engine.artifact:
-        commands[f"trtflow repro {engine.artifact}"] = f"build {engine.id} again from its kept request, and compare"
+        commands[f"trtflow repro {engine.artifact}"] = f"make {engine.id} again from its kept request, and compare"
+    return commands
+
+
+def again(found: Evidence) -> dict[str, str]:
+    """Commands that give the same again or tell more, each with what it does."""
+    outcome, engine = found.record.outcome, chosen(found)
+    pipeline = outcome.pipeline
+    commands = same_again(found)
+    commands[f"trtflow plan {pipeline}"] = "what would run now, and what changed"
     if engine and engine.parity:
         commands[f"trtflow show {pipeline} --where {shlex.quote(engine.id)}"] = "name the nodes that add most error"
     commands[f"trtflow report {pipeline} --run {outcome.run}"] = "make this page again"
     return commands
+
+
+def host_line(found: Evidence, asked: Asked = _UNKNOWN) -> str:
+    """What figures depend on beside the inputs: processor, GPU, versions of the runtimes that were used."""
+    here = found.record.environment
+    used = {engine.runtime.partition("-")[0] for engine in found.results} | {"torch"}
+    gpu = f"{here.gpu}, driver {here.driver}" if here.gpu else "no GPU"
+    versions = [f"{name} {version}" for name, version in here.packages.items() if name in used]
+    threads = [f"{name}: {count or 'one a physical core'}" for name, count in asked.threads.items()]
+    told = [f"threads of {', '.join(threads)}"] if threads else []
+    return " · ".join([f"{here.cpu}, {here.cores} cores", gpu, *versions, *told])
+
+
+def measured_when(found: Evidence) -> str:
+    """When the latencies were measured, where that was not in this run; else empty."""
+    report = found.reports.get(("benchmark", ""))
+    cached = any(entry.cached for entry in found.record.timeline if entry.step == "benchmark")
+    if report is None or not cached:
+        return ""
+    return f"the latencies were found in the store: measured {report.started[:19].replace('T', ' ')} UTC"

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from flows import story
+from flows import blame, speed, story
 from flows.evidence import Evidence
 from flows.journal import StepEntry
 from flows.table import print_table
@@ -126,9 +126,9 @@ def print_record(found: Evidence, current: Promotion | None, report: Path) -> No
     for note in record.notes:
         _say(console, f"note: {note}")
     _say(console, f"promoted: {story.promoted_sentence(found)}")
-    for sentence in story.speed_sentences(found):
+    for sentence in speed.speed_sentences(found):
         _say(console, f"speed: {sentence}")
-    for sentence in story.error_sentences(found):
+    for sentence in blame.error_sentences(found):
         _say(console, f"error: {sentence}")
     for refusal in story.refusals(found):
         if refusal.next_command:

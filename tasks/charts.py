@@ -10,7 +10,7 @@ from tasks.drawings.figures import DrawRequest, History, Hops, Latency, Pareto, 
 from tasks.homes import DRAWING
 from tasks.step import StepOptions, step
 
-OPTIONS = StepOptions("charts", version=1)
+OPTIONS = StepOptions("charts", version=2)
 SAMPLES = "samples.npz"
 Chart: TypeAlias = Hops | Latency | Sweep | Pareto | History
 

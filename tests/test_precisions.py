@@ -239,7 +239,7 @@ def test_calibration_data_that_shows_nothing_is_told(tmp_path: Path) -> None:
 def test_how_much_of_a_graph_is_in_the_precision_is_told(run: RunOutcome, project: Project) -> None:
     assert run.status == "passed"
     notes = "\n".join(project.record("net").notes)
-    assert "convolutions, matrix products and the like compute in it, the rest in fp32" in notes
+    assert "nodes that multiply (MatMul, Conv and the like) run in it, the rest in fp32" in notes
 
 
 def test_a_plain_graph_is_not_typed_and_a_quantised_one_is_not_fp32(project: Project, tmp_path: Path) -> None:

@@ -70,7 +70,10 @@ def test_the_page_answers_the_five_questions(judged_once: Project) -> None:
     assert f"What was refused, and why? {refused.id} ✕ refused {refused.reason}" in page.text
     assert "trtflow show judged --where onnxruntime/strict" in page.text
     assert "Where is the error made?" in page.text
-    assert "How do I get the same run? trtflow run judged" in page.text
+    assert f"How do I get the same run? {record.environment.cpu}" in page.text
+    assert "pip install -c constraints.txt -e . the exact versions, in a checkout of trtflow" in page.text
+    assert "trtflow run judged --rebenchmark measure the latencies anew" in page.text
+    assert "onnxruntime/fp32 passed: relative L2 error 0" in page.text  # of the refused one's kind
     assert f"In force onnxruntime/fp32 ({promoted.key[:12]})" in page.text
 
 
@@ -266,3 +269,16 @@ def test_a_browser_opens_it_offline_and_nothing_sticks_out(
 
 def test_records_of_older_versions_load() -> None:
     assert RunRecord.model_fields["timeline"].default == ()
+
+
+def test_the_nodes_that_add_most_error_are_named_once_somebody_looked(new: Project, call: Call) -> None:
+    new.write(half={**TINY, "precisions": ["fp16"]})
+    assert new.run("run", "half").code == 0
+    name = "casting (precision hop)"
+    assert name in Page.read(page_of(new, "half")).text
+    assert "(most at" not in Page.read(page_of(new, "half")).text
+    assert call(new, "show", "half", "--where", "onnxruntime/fp16").code == 0
+    assert call(new, "report", "half").code == 0
+    assert re.search(
+        r"casting \(precision hop\) \S+; whole way \S+ \(most at \w+", Page.read(page_of(new, "half")).text
+    )

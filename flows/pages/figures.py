@@ -2,15 +2,20 @@
 
 from collections.abc import Callable, Iterator
 
-from flows.evidence import Evidence
+from flows.asked import asked_of
+from flows.evidence import Evidence, source_framework
+from flows.speed import timed as timed_at
 from flows.story import point_text
 from tasks.charts import Chart
 from tasks.core.config import PipelineConfig, complete
+from tasks.core.metrics import UNBOUNDED
 from tasks.core.outcome import EngineOutcome, LatencyOutcome
-from tasks.drawings.figures import HopRow, Hops, Latency, Pareto, Quality, Sweep, Timing
+from tasks.drawings.figures import HopRow, Hops, Latency, Pareto, Quality, Refused, Sweep, Timing
 from tasks.runtimes.timing import PointFigures
 
 _SMALLEST_ERROR = 1e-9
+# Of fewer points the chart of the latencies and the table tell all.
+_FEWEST_POINTS = 3
 
 
 def charts_of(found: Evidence, config: PipelineConfig) -> Iterator[Chart]:
@@ -29,7 +34,7 @@ def charts_of(found: Evidence, config: PipelineConfig) -> Iterator[Chart]:
     baselines = found.baselines()
     names = tuple(dict.fromkeys(point.name for point in points))
     yield Latency(points=_texts(points), labels={name: called(name) for name in names}, baselines=baselines)
-    if len(_texts(points)) > 1:
+    if len(_texts(points)) >= _FEWEST_POINTS:
         yield _sweep(points, baselines, called)
     pareto = _pareto(found, config)
     if len(pareto.results) > 1:
@@ -85,6 +90,8 @@ def _pareto(found: Evidence, config: PipelineConfig) -> Pareto:
     rises = bool(metric and evaluation and evaluation.metric and evaluation.metric.higher_is_better)
     promoted = found.record.outcome.promoted
     timed = [(engine, point) for engine in found.results if (point := objective_point(config, engine))]
+    framework = source_framework(found)
+    source = timed_at(found, framework, timed[0][1].at) if framework and timed else None
     return Pareto(
         results=tuple(
             Quality(
@@ -101,6 +108,14 @@ def _pareto(found: Evidence, config: PipelineConfig) -> Pareto:
         source=found.record.source_metric if metric else None,
         point=point_text(timed[0][1].at) if timed else "",
         logarithmic=metric is None,
+        refused=tuple(
+            Refused(name=called(engine.id), quality=quality)
+            for engine in found.results
+            if engine.status == "failed" and not engine.latency
+            if (quality := _quality(engine, metric)) is not None and quality < UNBOUNDED
+        ),
+        limit=asked_of(config).limit(found.record.source_metric),
+        source_ms=source.latency_p50_ms if source else None,
     )
 
 

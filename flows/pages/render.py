@@ -1,13 +1,17 @@
 """From a template and what it shows to the text of a page."""
 
 import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
+# An option stands alone or after a bracket; a name between backticks holds no space.
+_TYPED = re.compile(r"`([^`\s]+)`|(?<![\w-])(--[a-z][a-z-]*)")
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -21,6 +25,7 @@ def _environment() -> "Environment":
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from flows import story
+    from flows.blame import figure
     from flows.pages.bytecode import CompiledTemplates
     from flows.table import size_text
 
@@ -34,7 +39,13 @@ def _environment() -> "Environment":
         bytecode_cache=CompiledTemplates(TEMPLATES),
     )
     environment.filters.update(
-        figure=story.figure, times=story.times, point=story.point_text, size=size_text, amount=amount, moment=moment
+        figure=figure,
+        times=story.times,
+        point=story.point_text,
+        size=size_text,
+        amount=amount,
+        moment=moment,
+        told=told,
     )
     return environment
 
@@ -50,3 +61,10 @@ def amount(number: float) -> str:
 def moment(text: str) -> str:
     """A time of a record, to the second."""
     return text[:19].replace("T", " ") + " UTC"
+
+
+def told(text: str) -> "Markup":
+    """A sentence with what is to be typed set as code: `so`, and options."""
+    from markupsafe import Markup, escape
+
+    return Markup(_TYPED.sub(r"<code>\1\2</code>", str(escape(text))))  # noqa: S704 - escaped just before

@@ -1,23 +1,28 @@
 """The page of one run: one file, which needs nothing beside it."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from flows import story
+from flows import blame, speed, story
+from flows.asked import Asked, asked_of
 from flows.evidence import HOP_NAMES, HOPS, Evidence
-from flows.pages.figures import charts_of, metric_name
+from flows.pages.cautions import cautions
+from flows.pages.figures import charts_of
 from flows.pages.model_facts import model_facts
 from flows.pages.render import render
 from tasks.charts import OPTIONS as CHARTS
+from tasks.charts import Chart
 from tasks.core.config import PipelineConfig
 from tasks.core.errors import StoreError
-from tasks.core.outcome import EngineOutcome, TimelineEntry
+from tasks.core.outcome import EngineOutcome, RunOutcome, TimelineEntry
 from tasks.core.promotions import Promotion
 from tasks.core.report import Artifact
 from tasks.core.store import Store, artifact_of
-from tasks.drawings.figures import DrawReply
+from tasks.drawings.figures import ChartName, DrawReply, Pareto
+from tasks.drawings.pareto import front
 from tasks.sources.float_search import by_operator
 from tasks.sources.onnx_ranges import CalibrationMetrics
 from tasks.sources.onnx_repair import RepairedMetrics
@@ -45,9 +50,9 @@ class Row:
 def run_page(store: Store, found: Evidence, config: PipelineConfig, current: Promotion | None) -> str:
     """Make the page of a run from its record, the reports of its artifacts and its charts."""
     record = found.record
-    wanted = [chart.kind for chart in charts_of(found, config)]
-    fixed = _fixed(_points(found))
-    pictures = {kind: pictures_of(store, found, kind) for kind in wanted}
+    drawn = {chart.kind: chart for chart in charts_of(found, config)}
+    fixed, asked = _fixed(_points(found)), asked_of(config)
+    pictures = {kind: pictures_of(store, found, kind) for kind in drawn}
     return render(
         "run.html",
         {
@@ -59,22 +64,22 @@ def run_page(store: Store, found: Evidence, config: PipelineConfig, current: Pro
             "same": current is not None
             and record.outcome.promoted is not None
             and (current.id, current.key) == (record.outcome.promoted.id, record.outcome.promoted.key),
-            "speed": list(story.speed_sentences(found)),
-            "headline": _headline(found),
-            "most_by": story.mostly(found),
-            "errors": list(story.error_sentences(found)),
-            "refusals": story.refusals(found),
-            "made_by": {engine.id: story.made_by(found, engine) for engine in found.results},
+            **_answers(found, asked),
+            "in_words": {engine.id: _in_words(found, engine, asked) for engine in found.results},
+            "row_of": row_of,
+            "speed_of": lambda engine, point: speed.speed_of(found, engine.id, point),
+            "how": speed.HOW,
             "commands": story.again(found),
-            "metric": metric_name(config) or "metric",
+            "metric": asked.metric or "metric",
             "fixed": fixed,
             "short": lambda at: story.point_text({dim: size for dim, size in at.items() if dim not in fixed}),
             "baselines": _baselines(found),
             "hops": _hop_table(found),
             "hop_names": [HOP_NAMES.get(name, name) for name in _hops_present(found)],
             "pictures": pictures,
+            "front_caption": _front_caption(drawn.get("pareto")),
             "titles": CHART_TITLES,
-            "missing": [CHART_TITLES[kind] for kind in wanted if not pictures[kind]],
+            "cautions": cautions(found, _missing(record.outcome, pictures)),
             "calibrations": _by_subject(found, "calibrate", CalibrationMetrics),
             "repairs": _by_subject(found, "repair", RepairedMetrics),
             "by_operator": by_operator,
@@ -100,13 +105,68 @@ def read_pictures(store: Store, drawn: Artifact) -> dict[str, str]:
         return {}
 
 
-def _headline(found: Evidence) -> str:
-    """The speed-up of what speaks for the run, at its first point."""
-    engine = story.chosen(found)
-    point = engine.latency[0] if engine and engine.latency else None
-    if point is None or point.speedup is None:
+def _answers(found: Evidence, asked: Asked) -> dict[str, object]:
+    """What the cards at the top hold."""
+    every = story.refusals(found, asked)
+    return {
+        "reason": asked.named(found.record.outcome.promoted.reason) if found.record.outcome.promoted else "",
+        "tie": speed.tie_sentence(found, asked),
+        "speeds": speed.speeds(found),
+        "doubt": speed.doubt(found),
+        "noise": speed.noise(found),
+        "missing_baseline": speed.missing_baseline(found),
+        "refused": [refusal for refusal in every if refusal.refused],
+        "not_run": [refusal for refusal in every if not refusal.refused],
+        "most_by": blame.mostly(found),
+        "errors": list(blame.error_sentences(found, asked)),
+        "same_again": story.same_again(found),
+        "host": story.host_line(found, asked),
+        "measured_when": story.measured_when(found),
+    }
+
+
+def row_of(name: str) -> str:
+    """Where a result's row is on the page."""
+    return "result-" + re.sub(r"[^\w.-]", "-", name)
+
+
+def _in_words(found: Evidence, engine: EngineOutcome, asked: Asked) -> list[str]:
+    """The verdict, the error beside its bounds, and what made it."""
+    words = [asked.named(engine.reason)]
+    if engine.parity:
+        bound, error = asked.bound(engine), engine.parity.vs_source
+        called = "usual bound" if bound and bound.usual else "bound of its gate"
+        words += [
+            f"{name} {value}" + (f" ({called} {limit:g})" if limit is not None else "")
+            for name, value, limit in (
+                ("rel_l2", f"{error.rel_l2:.3g}", bound.tolerance.rel_l2 if bound else None),
+                ("cosine", f"{error.cosine:.5f}", bound.tolerance.cosine if bound else None),
+            )
+            if f"{name} " not in engine.reason  # which tells it with its bound
+        ]
+    return [word for word in (*words, blame.made_by(found, engine, asked)) if word]
+
+
+def _front_caption(chart: Chart | None) -> str:
+    """What the chart of quality holds, and no more."""
+    if not isinstance(chart, Pareto):
         return ""
-    return f"{story.times(point.speedup)}x as fast as {point.speedup_against}"
+    parts = ["Green line: what no other result beats in both" if _has_front(chart) else "Ring: promoted"]
+    parts += ["hollow: refused, so not timed"] if chart.refused else []
+    parts += ["dashed red: the worst that is accepted"] if chart.limit is not None else []
+    parts += ["dotted: the source"] if chart.source is not None or chart.source_ms is not None else []
+    return "; ".join(parts) + "."
+
+
+def _has_front(chart: Pareto) -> bool:
+    return len(front(chart.results, rises=chart.rises)) > 1  # of one there is no line
+
+
+def _missing(outcome: RunOutcome, pictures: Mapping[ChartName, dict[str, str]]) -> Iterator[str]:
+    for kind, found in pictures.items():
+        if not found:
+            again = f"trtflow report {outcome.pipeline} --run {outcome.run} draws it"
+            yield f"The chart “{CHART_TITLES[kind]}” is missing: not drawn, or no longer in the store; {again}"
 
 
 def _points(found: Evidence) -> list[dict[str, int]]:

@@ -35,6 +35,13 @@ class Quality(Frozen):
     promoted: bool
 
 
+class Refused(Frozen):
+    """One result that was refused, with its quality; what was refused is not timed."""
+
+    name: str
+    quality: float
+
+
 class Hops(Frozen):
     """Chart: where the error was made."""
 
@@ -60,7 +67,10 @@ class Sweep(Frozen):
 
 
 class Pareto(Frozen):
-    """Chart: quality against latency; `rises` tells whether more of the quality is better."""
+    """Chart: quality against latency; `rises` tells whether more of the quality is better.
+
+    `limit` is the worst quality that is accepted, `source_ms` the latency of the source framework.
+    """
 
     kind: Literal["pareto"] = "pareto"
     results: tuple[Quality, ...]
@@ -69,6 +79,9 @@ class Pareto(Frozen):
     source: float | None
     point: str
     logarithmic: bool = False
+    refused: tuple[Refused, ...] = ()
+    limit: float | None = None
+    source_ms: float | None = None
 
 
 class Measured(Frozen):

@@ -114,5 +114,5 @@ def _label(axes: "Axes", ends: dict[str, tuple[float, float, str]]) -> None:
         axes.annotate(
             name, (edge, y), xytext=(7, (place - was) * 72 / axes.figure.dpi), textcoords="offset points",
             va="center_baseline", fontsize=7.5, color=INK if colour != MUTED else MUTED, annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0},
+            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": colour, "lw": 0.6, "shrinkA": 0, "shrinkB": 0},
         )  # fmt: skip

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-_ROW = 0.42
+_ROW = 0.54
 _BINS = 60
 
 
@@ -55,9 +55,9 @@ def _draw(chart: Latency, pooled: "dict[str, NDArray[np.float64]]", save_as: tup
 
     low = min(times.min() for times in pooled.values()) * 0.9
     high = max(np.percentile(times, 99.5) for times in pooled.values()) * 1.25
-    labels = [chart.labels[name] for name in pooled]
+    labels = [f"{chart.labels[name]}\n{times.size} samples" for name, times in pooled.items()]
     with drawing(0.85 + _ROW * len(pooled)) as figure:
-        (axes,) = frame(figure, (text_inches(labels) + 0.12, 0.12, 0.3, 0.45))
+        (axes,) = frame(figure, (text_inches("\n".join(labels).split("\n")) + 0.12, 0.12, 0.3, 0.45))
         axes.set_xscale("log")
         axes.set_xlim(low, high)
         plain_ticks(axes, "x")

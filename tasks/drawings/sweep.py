@@ -82,5 +82,5 @@ def _label(axes: "Axes", ends: dict[str, tuple[int, float, str]]) -> None:
             fontsize=7.5,
             color=INK if colour != MUTED else MUTED,
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4},
+            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": colour, "lw": 0.6, "shrinkA": 0, "shrinkB": 4},
         )

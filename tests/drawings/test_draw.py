@@ -21,6 +21,7 @@ from tasks.drawings.figures import (
     Measured,
     Pareto,
     Quality,
+    Refused,
     Sweep,
     Timing,
 )
@@ -54,6 +55,9 @@ CHARTS = {
         rises=True,
         source=0.5,
         point=HOSTILE,
+        refused=(Refused(name=HOSTILE, quality=0.1), Refused(name="near", quality=0.5)),
+        limit=0.4,
+        source_ms=2.0,
     ),
     "history": History(
         measured=tuple(Measured(at=at, name=HOSTILE, p50_ms=at, metric=0.5) for at in (100.0, 200.0)),
