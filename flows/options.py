@@ -6,7 +6,7 @@ from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from flows.authority import authority_of
 from tasks.core.config import Config, PipelineConfig
@@ -64,8 +64,9 @@ def open_store(options: Options, config: Config, *, signs: bool = False) -> Stor
         return Store(shared.root, options.project, shared=shared, authority=authority)
     base = Path.cwd() if options.store else options.project
     try:
+        urlsplit(named)
         root = (base / Path(named).expanduser()).absolute()
-    except RuntimeError as error:  # "~name" is a user that is not here
+    except (ValueError, RuntimeError) as error:  # "//[" is half an address, "~name" a user that is not here
         cure = "use a folder, or file:///..."
         raise ConfigError(f"{named!r:.99} is no place for a store: {error}", cure, where) from error
     return Store(root, options.project, authority=authority)

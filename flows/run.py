@@ -20,7 +20,7 @@ from flows.submit import Submit, ThreadSubmit, Unreached
 from tasks.context import Context
 from tasks.core.config import InterpreterConfig, PipelineConfig
 from tasks.core.environment import environment
-from tasks.core.errors import ArtifactDamaged, ConfigError, StepError, StoreError, TrtflowError
+from tasks.core.errors import ArtifactDamaged, ConfigError, StepError, StoreError, TrtflowError, TrustError
 from tasks.core.files import store_errors, write_atomically
 from tasks.core.outcome import Promoted, RunOutcome, RunRecord, RunStatus
 from tasks.core.promotions import promotions_in
@@ -247,7 +247,7 @@ def _record(run: Run, context: Context, ending: _Ending) -> RunOutcome:
         write_index_page(context)
         with store_errors(run.options.root):
             context.store.keep_run(run.pipeline, run.id, record.artifacts)
-    except StoreError as error:
+    except (StoreError, TrustError) as error:
         run.failure = run.failure or str(error)
         run.outcome = outcome.model_copy(update={"status": "failed"}) if outcome.status == "passed" else outcome
     return run.outcome

@@ -18,6 +18,8 @@ from tasks.core.errors import (
     ConfigError,
     NotMade,
     PromotionError,
+    RemoteDamaged,
+    RemoteRefused,
     StepError,
     StoreError,
     TrtflowError,
@@ -40,6 +42,8 @@ Kind: TypeAlias = Literal[
     "CannotRun",
     "WorkerError",
     "StoreError",
+    "RemoteRefused",
+    "RemoteDamaged",
     "ArtifactDamaged",
     "PromotionError",
     "TrustError",
@@ -202,7 +206,7 @@ def error_of(failure: Failure) -> TrtflowError:
     return error
 
 
-def _rebuild(failure: Failure) -> TrtflowError:  # noqa: C901, PLR0911  one arm for each class
+def _rebuild(failure: Failure) -> TrtflowError:  # noqa: C901, PLR0911, PLR0912  one arm for each class
     message = failure.message
     match failure.kind:
         case "TrtflowError":
@@ -219,6 +223,10 @@ def _rebuild(failure: Failure) -> TrtflowError:  # noqa: C901, PLR0911  one arm 
             return WorkerError(message)
         case "StoreError":
             return StoreError(message)
+        case "RemoteRefused":
+            return RemoteRefused(message)
+        case "RemoteDamaged":
+            return RemoteDamaged(message)
         case "ArtifactDamaged":
             return ArtifactDamaged(message, failure.folder)
         case "PromotionError":

@@ -63,6 +63,9 @@ _TENSORRT: dict[int, Dialect] = {
         unread=("BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ", "INT4", "UINT4"),
         strip=False,
         parser_refit=False,
+        # It has one, and it saves time. But a build of 8.6.1 that was given one through these bindings ended in a
+        # segmentation fault on the one GPU where it was tried, whichever of cache and config went first.
+        timing_cache=False,
         plans=(8,),
     ),
     10: Dialect(
