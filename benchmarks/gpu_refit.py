@@ -91,7 +91,6 @@ def main() -> None:
     for one, two in (("refit", "rebuilt"), ("refit", "cold")):
         distance = np.linalg.norm(outputs[one] - outputs[two]) / np.linalg.norm(outputs[two])
         rows[f"{one} against {two}"] = {"rel_l2": float(distance)}
-    print(json.dumps(rows, indent=1))
     out.write_text(json.dumps({"command": " ".join(sys.argv), **gpu_host(), "rows": rows}, indent=1) + "\n")
 
 

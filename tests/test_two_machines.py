@@ -109,11 +109,11 @@ def test_gc_on_one_machine_leaves_the_other_whole(copied: str, tmp_path: Path, c
     assert [name for name in told["removed"] if "/benchmark/" in name]
     assert len(list((tmp_path / "store/blobs").glob("*/*"))) < blobs
     assert sum(path.exists() for path in gone) < len(gone) or not all((path / "report.json").exists() for path in gone)
-    for machine in (second, first):  # the first one has it still, and gives it back
+    third = Machine(tmp_path / "third", copied)
+    for machine in (second, first, third):  # the first one has it still, and gives it back
         run = machine.run("run", "tiny", "--json").runs["tiny"]
-        assert {step.step for step in run.steps if not step.cached} == {"promote"}
-    third = Machine(tmp_path / "third", copied).run("run", "tiny", "--json").runs["tiny"]
-    assert {step.step for step in third.steps if not step.cached} == {"promote"}
+        # With the runs went measurements, so the chart of what was measured over time is another one.
+        assert {step.step for step in run.steps if not step.cached} - {"charts"} == {"promote"}
 
 
 def test_nothing_of_a_pipeline_goes_while_this_machine_runs_it(tmp_path: Path, call: Call) -> None:

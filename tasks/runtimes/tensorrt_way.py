@@ -9,7 +9,7 @@ from tasks.core.errors import StepError
 from tasks.runtimes import base
 from tasks.runtimes.base import EarlierBuild
 from tasks.runtimes.onnx_structure import structure_of, weight_names
-from tasks.runtimes.tensorrt_dialects import dialect_of
+from tasks.runtimes.tensorrt_dialects import Dialect, dialect_of
 from tasks.runtimes.tensorrt_network import (
     BuildSettings,
     Messages,
@@ -62,7 +62,7 @@ def make_plan(
 
 
 def _refitted(trt: "ModuleType", settings: BuildSettings, known: EarlierBuild | None) -> bytes:
-    why_not = _why_not(settings, known)
+    why_not = _why_not(dialect_of(trt), settings, known)
     if why_not or known is None:
         raise NotRefitted(why_not)
     messages = Messages()
@@ -97,8 +97,10 @@ def _refit_without_parser(trt: "ModuleType", engine: Any, logger: Any, settings:
             raise NotRefitted(f"{error.message}; by name: {by_name.message}") from by_name
 
 
-def _why_not(settings: BuildSettings, known: EarlierBuild | None) -> str:
+def _why_not(dialect: Dialect, settings: BuildSettings, known: EarlierBuild | None) -> str:
     """Why no refit is tried, empty where one is."""
+    if not dialect.refits:
+        return f"refits by TensorRT {dialect.name} were seen to give wrong outputs"
     if settings.calibration:
         return "new weights have new ranges, which TensorRT's calibrator finds as it builds"
     if settings.options.sparsity:

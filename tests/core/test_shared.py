@@ -217,10 +217,11 @@ def test_a_report_that_names_a_file_elsewhere_is_refused(tmp_path: Path, name: s
     report["files"][0]["name"] = name
     path.write_text(json.dumps(report))
     second = machine(url, tmp_path / "2")
-    with pytest.raises(RemoteDamaged, match="names a file|not a valid report"):
+    with pytest.raises(RemoteDamaged, match=r"names a file|not a valid report"):
         remote(second).fetch(made.folder)
     assert not list(tmp_path.rglob("escaped"))
-    assert "not a valid report" in machine(url, tmp_path / "3").produce(RECIPE, Maker()).rebuilt
+    rebuilt = machine(url, tmp_path / "3").produce(RECIPE, Maker()).rebuilt
+    assert "names a file" in rebuilt or "not a valid report" in rebuilt
 
 
 def test_what_was_made_while_the_remote_was_gone_is_kept_and_uploaded_later(tmp_path: Path) -> None:

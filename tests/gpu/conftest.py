@@ -1,5 +1,6 @@
 """What the tests on a GPU share; each skips, with the reason, where there is none or no TensorRT with what it needs."""
 
+import importlib
 import importlib.util
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from tasks.core.config import RuntimeName
 from tasks.runtimes.load import load_runtime
+from tasks.runtimes.tensorrt_dialects import dialect_of
 from tests.runtimes.contract import Built, Case, build, convolution
 
 
@@ -40,6 +42,13 @@ def folder(tmp_path: Path) -> Path:
     made = tmp_path / "engine"
     made.mkdir()
     return made
+
+
+def does(what: str) -> None:
+    """Skip what the dialect of the TensorRT here says that it does not, or does wrongly."""
+    dialect = dialect_of(importlib.import_module("tensorrt"))
+    if not getattr(dialect, what):
+        pytest.skip(f"{what} is off for TensorRT {dialect.name}: see tensorrt_dialects.py")
 
 
 def needs(module: str) -> None:

@@ -24,6 +24,7 @@ from tasks.runtimes.base import CARD, ENGINE, BuildMetrics, BuildRequest, Earlie
 from tasks.runtimes.base import read_card as read
 from tasks.runtimes.load import load_runtime
 from tasks.runtimes.onnxruntime import OnnxRuntime
+from tests.gpu.conftest import does
 from tests.runtimes.contract import Case, case, convolution, graph, random, request, signature_of
 
 
@@ -134,6 +135,7 @@ def earlier(metrics: BuildMetrics, folder: Path) -> EarlierBuild:
 
 
 def test_a_timing_cache_is_kept_used_and_survives_damage(tmp_path: Path) -> None:
+    does("timing_cache")
     given, caches = net(tmp_path / "net"), tmp_path / ".timing"
     cold, _ = build(given, tmp_path / "cold", timing_caches=caches)
     warm, _ = build(given, tmp_path / "warm", timing_caches=caches)
@@ -152,6 +154,7 @@ def test_a_timing_cache_is_kept_used_and_survives_damage(tmp_path: Path) -> None
 
 
 def test_caches_of_two_networks_are_merged(tmp_path: Path) -> None:
+    does("timing_cache")
     caches = tmp_path / ".timing"
     one, _ = build(net(tmp_path / "net"), tmp_path / "one", timing_caches=caches)
     (tmp_path / "other").mkdir()
@@ -163,6 +166,7 @@ def test_caches_of_two_networks_are_merged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["fp32", "fp16"])
 def test_new_weights_go_into_the_old_engine(kind: str, tmp_path: Path) -> None:
+    does("refits")
     before, after = net(tmp_path / "before", 0, kind), net(tmp_path / "after", 1, kind)
     options: dict[str, JsonValue] = {"refittable": True}
     built, _ = build(before, tmp_path / "built", options)

@@ -1,5 +1,6 @@
 """Polygraphy's TrtRunner runs our plans too: once for each kind of engine, and it agrees with our session."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ def quantised(folder: Path) -> Case:
 @pytest.mark.parametrize("make", [convolution, half, quantised], ids=["fp32", "fp16", "int8"])
 def test_our_session_agrees(name: RuntimeName, tmp_path: Path, make: Any) -> None:  # noqa: ANN401 - one of three makers
     needs("polygraphy")
+    if import_module("tensorrt").__version__.startswith("8."):
+        pytest.skip("Polygraphy 0.53's TrtRunner ended in a segmentation fault on 8.6.1, in get_tensor_format")
     _needs_cuda_runtime()
     given: Case = make(tmp_path)
     built = build(name, given, tmp_path / "engine")
