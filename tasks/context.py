@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from tasks.core.changes import explain
 from tasks.core.config import InterpreterConfig, PipelineConfig, RuntimeName
 from tasks.core.digests import canonical, sha256_text
 from tasks.core.elsewhere import made_elsewhere
 from tasks.core.environment import cores, versions_of
-from tasks.core.errors import NotMade
+from tasks.core.errors import ArtifactDamaged, NotMade
 from tasks.core.frozen import Frozen
 from tasks.core.locks import HostLock, Mode
 from tasks.core.observations import Observer
@@ -190,7 +190,11 @@ class Context:
 
     def metrics(self, artifact: Artifact, model: type[M]) -> M:
         """The metrics that an artifact's step reported."""
-        return model.model_validate(self.store.report(artifact).metrics)
+        try:
+            return model.model_validate(self.store.report(artifact).metrics)
+        except ValidationError as error:
+            what = f"{artifact.folder}: its metrics are not those of {artifact.step}"
+            raise ArtifactDamaged(what, artifact.folder) from error
 
     def file(self, artifact: Artifact, name: str) -> Path:
         """Path of a verified file of an artifact."""

@@ -187,3 +187,16 @@ def test_index_that_cannot_be_read_costs_one_rebuild(project: Project) -> None:
     assert project.run("run", "a", "--json").code == 0
     ran = project.run("run", "a", "--json")
     assert all(step.cached for step in ran.runs["a"].steps if step.step != "promote")
+
+
+def test_metrics_of_another_kind_are_damage(project: Project) -> None:
+    (folder,) = (path.parent for path in (project.store / "a/parity").glob("[!.]*/report.json"))
+    report = json.loads((folder / "report.json").read_text())
+    report["metrics"] = {"hops": {"none": {}}}
+    (folder / "report.json").write_text(json.dumps(report))
+    (folder / ".verified").unlink()  # it tells that the report was edited
+    done = project.run("plan", "a")
+    assert (done.code, "its metrics are not those of parity" in done.stderr) == (1, True)
+    done = project.run("run", "a", "--json")
+    assert done.code == 0
+    assert "its metrics are not those of parity" in done.stderr

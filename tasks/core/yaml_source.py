@@ -11,6 +11,9 @@ from tasks.core.errors import ConfigError, Where
 from tasks.core.yaml_messages import translate, walk
 from tasks.core.yaml_tree import Entry, Unreadable, read_tree
 
+# Whoever makes hundreds of mistakes made one of them hundreds of times.
+_MOST_TOLD = 20
+
 
 def load_config(path: Path) -> Config:
     """Read and check a whole pipelines.yaml."""
@@ -45,7 +48,8 @@ def config_error(path: Path, found: Iterable[tuple[int | None, Problem]]) -> Con
     if not others:
         return ConfigError(first.message, first.cure, where)
     lines = [f"{_sentence(first)}", f"  and {len(others)} more:"]
-    lines += [f"  {_place(line, problem)}: {_sentence(problem)}" for line, problem in others]
+    lines += [f"  {_place(line, problem)}: {_sentence(problem)}" for line, problem in others[:_MOST_TOLD]]
+    lines += [f"  ... and {len(others) - _MOST_TOLD} after these"] if len(others) > _MOST_TOLD else []
     return ConfigError("\n".join(lines), f"correct all {len(others) + 1} places", where)
 
 

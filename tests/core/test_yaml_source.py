@@ -263,6 +263,14 @@ def test_folder_is_no_file(tmp_path: Path) -> None:
         load_config(tmp_path)
 
 
+def test_of_hundreds_of_mistakes_the_first_are_told(tmp_path: Path) -> None:
+    wrong = "".join(f"  p{number}: {{model: {{onnx: a.onnx}}, nothing: 1}}\n" for number in range(300))
+    error = error_of(tmp_path, f"version: 1\npipelines:\n{wrong}")
+    assert "and 299 more:" in error.message
+    assert error.message.endswith("... and 279 after these")
+    assert len(error.message.splitlines()) == 23
+
+
 def test_all_mistakes_are_told_in_the_order_of_the_file(tmp_path: Path) -> None:
     error = error_of(tmp_path, f"{TINY}    promote: {{by: p50}}\n    keep: 3\nstor: x\n  \n")
     assert (error.where.line, error.where.path) == (5, "pipelines.tiny.promote.by")
