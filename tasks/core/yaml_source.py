@@ -13,6 +13,7 @@ from tasks.core.yaml_tree import Entry, Unreadable, read_tree
 
 # Whoever makes hundreds of mistakes made one of them hundreds of times.
 _MOST_TOLD = 20
+_LONGEST_KEY = 100
 
 
 def load_config(path: Path) -> Config:
@@ -55,7 +56,12 @@ def config_error(path: Path, found: Iterable[tuple[int | None, Problem]]) -> Con
 
 def dotted(keys: Sequence[str | int]) -> str:
     """Write keys as a path: `pipelines.digits.precisions[1]`."""
-    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{_plain(key)}" for key in keys).removeprefix(".")
+
+
+def _plain(key: str) -> str:
+    """A key as it can stand in a line of text."""
+    return key if key.isprintable() and len(key) <= _LONGEST_KEY else f"{key[:_LONGEST_KEY]!r}"
 
 
 def _sentence(problem: Problem) -> str:

@@ -271,6 +271,12 @@ def test_of_hundreds_of_mistakes_the_first_are_told(tmp_path: Path) -> None:
     assert len(error.message.splitlines()) == 23
 
 
+def test_a_key_that_is_no_line_of_text_is_told_as_one(tmp_path: Path) -> None:
+    error = error_of(tmp_path, f'{TINY}    ? {"x" * 20000}\n    : 1\n"a\\nb": 1\n')
+    assert len(str(error)) < 2000
+    assert "line 7 'a\\nb': unknown key" in error.message
+
+
 def test_all_mistakes_are_told_in_the_order_of_the_file(tmp_path: Path) -> None:
     error = error_of(tmp_path, f"{TINY}    promote: {{by: p50}}\n    keep: 3\nstor: x\n  \n")
     assert (error.where.line, error.where.path) == (5, "pipelines.tiny.promote.by")
