@@ -11,12 +11,12 @@ import pytest
 from tasks.core.blobs import blob_name
 from tasks.core.digests import sha256_file
 from tasks.core.errors import RemoteDamaged, StoreError
-from tasks.core.report import Artifact, Observation, Recipe
+from tasks.core.report import Artifact, Observation
 from tasks.core.shared import Shared, open_shared
 from tasks.core.store import Made, Store, read_report
+from tests.makers import RECIPE, Maker
 from tests.programs import Program
 
-RECIPE = Recipe(pipeline="digits", step="fold", version=1, params={"size": 3})
 # Copies in parts of 1000 bytes, says before each part or file where it is, and goes on when it is told to.
 COPY = """
 import sys
@@ -55,21 +55,6 @@ recipe = Recipe(pipeline="digits", step="fold", version=1, params={"size": 3})
 made = Store(shared.root, Path(sys.argv[2]), shared=shared).produce(recipe, make)
 print("cached" if made.cached else "made", flush=True)
 """
-
-
-class Maker:
-    """A step's work, which counts how often it was done."""
-
-    def __init__(self, content: bytes = b"model", observe: Callable[[], tuple[Observation, ...]] | None = None) -> None:
-        self.calls = 0
-        self._content = content
-        self._observe = observe
-
-    def __call__(self, folder: Path) -> Made:
-        self.calls += 1
-        (folder / "model.onnx").write_bytes(self._content)
-        (folder / "weights").write_bytes(b"w" * 1000)
-        return Made({"nodes": 1}, self._observe() if self._observe else None)
 
 
 def machine(url: str, folder: Path) -> Store:
