@@ -1,8 +1,8 @@
-"""Bring a graph to an older opset, for a parser that reads no newer one (in a worker).
+"""Say a graph as an older parser reads it: to an older opset, without what it would pass over (in a worker).
 
 `onnx.version_converter` cannot take Reduce*, Resize, Gelu and GroupNormalization down. What is here rewrites each
 operator of opset 18 to 23 that exporters and quantisers leave, so that it computes the same; any other newer operator
-is an error that names it.
+is an error that names it. TensorRT 8.6 takes Shape of opset 15 and ignores its `start` and `end`, whatever the opset.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,12 +37,12 @@ def lower_opset(model: "onnx.ModelProto", opset: int, ir_version: int) -> "onnx.
 
     entry = next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     model.ir_version = min(model.ir_version, ir_version)
-    if entry.version <= opset:
-        return model
     graph = model.graph
     rewritten = [new for node in graph.node for new in _lowered(node, graph, entry.version)]
     del graph.node[:]
     graph.node.extend(rewritten)
+    if entry.version <= opset:
+        return model
     entry.version = opset
     _check_known(model, opset)
     try:
@@ -131,6 +131,25 @@ def _gelu(node: "onnx.NodeProto", graph: "onnx.GraphProto") -> Nodes:
     ]
 
 
+def _shape(node: "onnx.NodeProto", graph: "onnx.GraphProto") -> Nodes:
+    """Since opset 15 Shape gives only the sizes from `start` to `end`: the same by a Slice of all of them."""
+    import numpy as np
+    from onnx.helper import get_attribute_value, make_node
+    from onnx.numpy_helper import from_array
+
+    asked = {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
+    if not asked:
+        return [node]
+    name = node.name or node.output[0]
+    bounds = {"start": asked.get("start", 0), "end": asked.get("end", np.iinfo(np.int64).max), "axis": 0}
+    for bound, value in bounds.items():
+        graph.initializer.append(from_array(np.array([value], np.int64), f"{name}/{bound}"))
+    return [
+        make_node("Shape", list(node.input), [f"{name}/all"], name=f"{name}/all"),
+        make_node("Slice", [f"{name}/all", *(f"{name}/{bound}" for bound in bounds)], list(node.output), name=name),
+    ]
+
+
 def _is_half(graph: "onnx.GraphProto", tensor: str) -> bool:
     """Whether a tensor is known to be float16."""
     from onnx import TensorProto
@@ -147,6 +166,7 @@ _REWRITES: "dict[str, Callable[[onnx.NodeProto, onnx.GraphProto], Nodes]]" = {
     "Split": _split,
     "Pad": _pad,
     "Gelu": _gelu,
+    "Shape": _shape,
 }
 
 

@@ -84,3 +84,17 @@ def test_what_is_old_enough_stays_as_it_is() -> None:
 def test_what_the_older_opset_cannot_say_is_refused(node: onnx.NodeProto, says: str) -> None:
     with pytest.raises(CannotRun, match=says):
         lower_opset(model([node]), OPSET, IR)
+
+
+def test_a_shape_of_some_axes_is_a_slice_of_all(tmp_path: Path) -> None:
+    """TensorRT 8.6 reads such a Shape, passes over its bounds, and so gives it as many numbers as there are axes."""
+    for bounds in ({"start": 1, "end": 2}, {"start": -2}, {"end": -1}, {"start": 0}, {"start": 2, "end": 9}):
+        newer = graph([helper.make_node("Shape", ["x"], ["y"], **bounds)], [value("x", [2, 6, 8])], [sizes()])
+        expected = outputs(newer, tmp_path / "newer.onnx")
+        older = lower_opset(newer, OPSET, IR)
+        assert not [node for node in older.graph.node if node.op_type == "Shape" and node.attribute]
+        np.testing.assert_array_equal(outputs(older, tmp_path / "older.onnx")["y"], expected["y"])
+
+
+def sizes() -> onnx.ValueInfoProto:
+    return value("y", ["n"], onnx.TensorProto.INT64)
