@@ -60,13 +60,13 @@ def _reason(found: "FlowRun") -> str:
     name="convert", flow_run_name=flow_run_name, task_runner=runner_of_tasks(), persist_result=False, log_prints=False
 )
 def flow(  # noqa: PLR0913 - the form of the UI, where each is a field
+    *,
     checkpoint: str | None = None,
     sha256: str | None = None,
     metadata: dict[str, object] | None = None,
     occurred: datetime | None = None,
     event: str | None = None,
     precisions: list[str] | None = None,
-    *,
     verify: bool = False,
     rebenchmark: bool = False,
 ) -> "State[Any]":
@@ -74,7 +74,7 @@ def flow(  # noqa: PLR0913 - the form of the UI, where each is a field
     del metadata, event  # kept with the run's parameters, where the UI shows them
     try:
         retrained = _asked(checkpoint, sha256, occurred)
-        options, config = _loaded()
+        options, config = loaded()
         pipeline = _narrowed(_pipeline(config, options, retrained), precisions)
         again = frozenset({"benchmark"} if rebenchmark else ())
         with Workers() as workers:
@@ -106,7 +106,8 @@ def _asked(checkpoint: str | None, sha256: str | None, occurred: datetime | None
     return Retrained(checkpoint, sha256.lower() if sha256 else None, occurred)
 
 
-def _loaded() -> tuple[Options, Config]:
+def loaded() -> tuple[Options, Config]:
+    """The YAML as it is now, and what else `trtflow up` was given."""
     file = Path(os.environ[FILE])
     options = Options(file, os.environ.get(STORE), json=False, debug=False, cache=os.environ.get(CACHE))
     config = load_config(file)

@@ -18,6 +18,7 @@ from tasks.core.config_checks import (
 )
 from tasks.core.config_fields import RESERVED, FunctionRef, Name, PathText, Point, Problem, Section, Source, refusal
 from tasks.core.config_interpreters import InterpreterConfig, interpreter_problems
+from tasks.core.config_operations import KeepConfig, NotifyConfig, ScheduleConfig
 from tasks.core.config_precision import (
     PRECISIONS,
     ExcludeConfig,
@@ -45,7 +46,6 @@ from tasks.core.config_sections import (
     ParityGate,
     PromoteConfig,
     RuntimeName,
-    ScheduleConfig,
     SigningConfig,
     TorchModel,
 )
@@ -69,8 +69,10 @@ __all__ = [
     "GatesConfig",
     "InputSpec",
     "InterpreterConfig",
+    "KeepConfig",
     "MetricConfig",
     "ModelConfig",
+    "NotifyConfig",
     "Objective",
     "OnnxModel",
     "ParityGate",
@@ -93,9 +95,9 @@ __all__ = [
 
 
 class PipelineConfig(Section):
-    """One model and everything that is made of it."""
+    """One model and everything that is made of it; its `notify` takes the place of the top level's."""
 
-    reserved: ClassVar[tuple[str, ...]] = RESERVED
+    reserved: ClassVar[tuple[str, ...]] = (*RESERVED, "keep")
 
     model: ModelConfig
     inputs: dict[str, InputSpec] | None = None
@@ -111,6 +113,7 @@ class PipelineConfig(Section):
     fold: FoldConfig = FoldConfig()
     schedule: ScheduleConfig | None = None
     on_retrain: bool = False
+    notify: NotifyConfig | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -155,6 +158,7 @@ class Config(Section):
     """A pipelines.yaml: `store` is a folder beside it, or a URL.
 
     `signing` says with what promotions are signed, `trust` lists the public keys of which one must have signed.
+    `keep` is what `gc` leaves, `notify` who is told of runs that go wrong.
     """
 
     reserved: ClassVar[tuple[str, ...]] = RESERVED
@@ -164,6 +168,8 @@ class Config(Section):
     signing: SigningConfig | None = None
     trust: tuple[PathText, ...] | None = Field(default=None, min_length=1)
     interpreters: dict[Name, InterpreterConfig] = Field(default_factory=dict)
+    keep: KeepConfig | None = None
+    notify: NotifyConfig | None = None
     pipelines: dict[Name, PipelineConfig] = Field(min_length=1)
 
     @model_validator(mode="after")
