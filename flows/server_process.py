@@ -1,6 +1,7 @@
 """The process of the Prefect server that `trtflow up` starts: it ends with the process that started it."""
 
 import ctypes
+import functools
 import os
 import signal
 import sys
@@ -41,6 +42,13 @@ def write_in_turn() -> None:
     AioSqliteConfiguration.begin_transaction = begin_immediate  # type: ignore[method-assign,assignment]
 
 
+def remember_time_zones() -> None:
+    """Read the folder of time zones once: Prefect 3.8.8 does so for each cron schedule that it reads or writes."""
+    from prefect._internal.schemas import validators
+
+    validators.get_timezones = functools.cache(validators.get_timezones)  # type: ignore[attr-defined]
+
+
 def main() -> None:
     """Serve on the host and port of the command line."""
     host, port, parent = sys.argv[1:]
@@ -48,6 +56,7 @@ def main() -> None:
     import uvicorn
 
     write_in_turn()
+    remember_time_zones()
     # As `prefect server start` runs it, in one process.
     uvicorn.run(
         "prefect.server.api.server:create_app",
