@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 REPORT = "report.json"
 NEVER_MADE = "never made from these inputs"
 _PARTS = 3  # of an artifact's folder: pipeline, step and key
-NOT_STEPS = frozenset({"runs", "promotions", "index"})
+CHECKPOINTS = "checkpoints"
+NOT_STEPS = frozenset({"runs", "promotions", "index", CHECKPOINTS})
 
 
 @dataclass(frozen=True)
