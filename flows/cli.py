@@ -172,7 +172,8 @@ def _shared_options() -> _Parser:
 
 def _run_options(run_parser: ArgumentParser) -> None:
     add = run_parser.add_argument
-    add("--checkpoint", metavar="PATH", help="use this checkpoint, for one pipeline")
+    add("--checkpoint", metavar="PATH|URL", help="use this checkpoint, for one pipeline")
+    add("--sha256", metavar="DIGEST", help="and only if it is that one")
     add("--prefect", action="store_true", help="run as a Prefect flow (so it does with PREFECT_API_URL)")
     add("--rebenchmark", action="store_true", help="measure again, although nothing changed")
     add("--verify", action="store_true", help="hash every cached file, not only look at its stat")

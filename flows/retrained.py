@@ -11,20 +11,21 @@ import os
 import stat
 import threading
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from flows.events import checked_sha256
-from flows.roots import Roots, check_url, local_path
+from flows.events import checked_sha256, is_url
+from flows.roots import Roots, check_url, local_path, told_url
 from tasks.core.config import OnnxModel, PipelineConfig
 from tasks.core.digests import SourceDigests, canonical, sha256_text
 from tasks.core.errors import ConfigError, StepError, StoreError
 from tasks.core.files import link_or_copy, remove_tree, store_errors, sync_folder
 from tasks.core.locks import file_lock
+from tasks.core.outcome import CheckpointRecord
 from tasks.core.remote import check_url as check_driver
-from tasks.core.remote_errors import shown
 from tasks.core.store import CHECKPOINTS, Store
 from tasks.core.sweep import remove_whatever
 
@@ -62,14 +63,33 @@ def with_checkpoint(pipeline: PipelineConfig, checkpoint: Checkpoint) -> Pipelin
     return pipeline.model_copy(update={"model": model})
 
 
+def record_of(
+    checkpoint: Checkpoint, metadata: Mapping[str, str] | None = None, occurred: datetime | None = None
+) -> CheckpointRecord:
+    """What the record of a run keeps of it."""
+    given = told_url(checkpoint.given) if is_url(checkpoint.given) else checkpoint.given
+    return CheckpointRecord(given=given, sha256=checkpoint.sha256, metadata=dict(metadata or {}), occurred=occurred)
+
+
+def check_checkpoint(checkpoint: str, roots: Roots | None) -> Path | None:
+    """Raise ConfigError for a checkpoint that lies below no root, or that is no file; returns its path, if it has one.
+
+    What a URL leads to is not looked at.
+    """
+    source = _Source(checkpoint, roots)
+    source.check()
+    return source.path
+
+
 def fetched(checkpoint: str, sha256: str | None, roots: Roots | None, cache: Cache) -> Checkpoint:
     """Copy a checkpoint into the cache, unless it is there; raise ConfigError for one that may not be, or is another.
 
     Without `roots` any place will do, which is for who can read and write the YAML anyway. An ONNX file comes with the
     files beside it that hold its weights, and its digest is then one of all of them.
     """
-    source = _Source(checkpoint, roots)
     expected = None if sha256 is None else checked_sha256(sha256)
+    source = _Source(checkpoint, roots)
+    source.check()
     with store_errors(cache.folder):
         found = _cached(source, expected, cache)
         if found is not None:
@@ -94,7 +114,7 @@ class _Source:
         self.text = text
         self._roots = roots
         self.path = local_path(text, roots.base if roots else Path.cwd())
-        self.told = repr(text) if self.path else shown(text)
+        self.told = repr(text) if self.path else told_url(text)
         if self.path is None:
             check_url(text, roots)
         else:
@@ -110,6 +130,16 @@ class _Source:
     def beside(self, name: str) -> "_Source":
         """Another file in the same folder."""
         return _Source(f"{self.text.rpartition('/')[0]}/{name}" if "/" in self.text else name, self._roots)
+
+    def check(self) -> None:
+        """Raise ConfigError where it cannot be opened, or, for a URL, where nothing here could open it."""
+        if self.path is not None:
+            self._opened(self.path).close()
+            return
+        try:
+            check_driver(self.text, "checkpoint")
+        except StoreError as error:
+            raise ConfigError(error.message, error.cure) from error
 
     def chunks(self) -> Generator[bytes, None, None]:
         """Its bytes; a path is held against the roots once more, by what was really opened."""
@@ -138,8 +168,6 @@ class _Source:
     def _path_chunks(self, path: Path) -> Generator[bytes, None, None]:
         with self._opened(path) as stream:
             before = os.fstat(stream.fileno())
-            if not stat.S_ISREG(before.st_mode):
-                raise ConfigError(f"the checkpoint {self.told} is no file", "give the path of a file")
             self._check_root(Path(f"/proc/self/fd/{stream.fileno()}").readlink())  # a link may be there by now
             yield from _read(stream)
             after = os.fstat(stream.fileno())
@@ -151,12 +179,16 @@ class _Source:
 
     def _opened(self, path: Path) -> BinaryIO:
         try:
-            return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # waits for no pipe
+            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # else a pipe's writer is waited for
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ConfigError(f"there is no checkpoint {self.told}", "give the path of a file") from error
         except OSError as error:
             cure = "give the path of a file that this user may read"
             raise ConfigError(f"the checkpoint {self.told} cannot be read: {error.strerror}", cure) from error
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise ConfigError(f"the checkpoint {self.told} is no file", "give the path of a file")
+        return os.fdopen(handle, "rb")
 
 
 def _read(stream: BinaryIO) -> Iterator[bytes]:
@@ -168,12 +200,9 @@ def _url_chunks(source: _Source) -> Generator[bytes, None, None]:
     from fsspec.core import url_to_fs
 
     try:
-        check_driver(source.text, "checkpoint")
         fs, path = url_to_fs(source.text, use_listings_cache=False, skip_instance_cache=True)
         with fs.open(path, "rb") as stream:
             yield from _read(stream)
-    except StoreError as error:
-        raise ConfigError(error.message, error.cure) from error
     except FileNotFoundError as error:
         raise ConfigError(f"there is no checkpoint {source.told}", "correct the URL") from error
     except Exception as error:  # a driver raises what its libraries raise: there is no common class

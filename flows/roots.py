@@ -61,12 +61,20 @@ def local_path(text: str, base: Path) -> Path | None:
         raise ConfigError(f"{text!r:.99} is no path: {error}", "write it from /") from error
 
 
+def told_url(url: str) -> str:
+    """A URL in a message: without a password, and on one line."""
+    try:
+        return shown(url) if url.isprintable() else f"{url!r}"
+    except ValueError:  # half an address
+        return f"{url!r}"
+
+
 def check_url(url: str, roots: Roots | None) -> None:
     """Raise ConfigError for a URL that is not plain, or lies below no root.
 
     It is compared as text, so whatever a server could take for a step upwards is refused.
     """
-    told = shown(url) if "\0" not in url else repr(url)
+    told = told_url(url)
     if "::" in url:
         raise ConfigError(f"{told:.200} is a chain of URLs", "name the file itself")
     try:
