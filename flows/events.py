@@ -1,13 +1,13 @@
 """The event that announces a retrained checkpoint: what a sender says, and how a Prefect server is told it.
 
-Standard library only: a training job imports this, in an environment that has nothing else of trtflow.
+Standard library only, and Python 3.10: a training job imports this, in an environment of its own.
 """
 
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -22,6 +22,16 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def resource_id(pipeline: str) -> str:
     """What the event is about, as triggers match it."""
     return f"trtflow.pipeline.{pipeline}"
+
+
+def deployment_title(pipeline: str) -> str:
+    """The deployment that converts a pipeline."""
+    return f"convert/{pipeline}"
+
+
+def trigger_name(pipeline: str) -> str:
+    """The automation by which a server starts that deployment when it hears of the event."""
+    return f"{deployment_title(pipeline)} on {EVENT}"
 
 
 def is_url(checkpoint: str) -> bool:
@@ -47,7 +57,7 @@ class Retrained:
     checkpoint: str
     sha256: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
-    occurred: datetime = field(default_factory=lambda: datetime.now(UTC))
+    occurred: datetime = field(default_factory=lambda: datetime.now(timezone.utc))  # noqa: UP017 - 3.10
     id: UUID = field(default_factory=uuid4)
 
     def __post_init__(self) -> None:
@@ -72,12 +82,17 @@ class Retrained:
                 "prefect.resource.id": resource_id(self.pipeline),
                 "prefect.resource.name": self.pipeline,
             },
-            "payload": {
-                "pipeline": self.pipeline,
-                "checkpoint": self.checkpoint,
-                "sha256": self.sha256,
-                "metadata": dict(self.metadata),
-            },
+            "payload": self.payload,
+        }
+
+    @property
+    def payload(self) -> dict[str, object]:
+        """What the trigger hands on to the run."""
+        return {
+            "pipeline": self.pipeline,
+            "checkpoint": self.checkpoint,
+            "sha256": self.sha256,
+            "metadata": dict(self.metadata),
         }
 
 

@@ -81,6 +81,21 @@ def check_checkpoint(checkpoint: str, roots: Roots | None) -> Path | None:
     return source.path
 
 
+def why_unseen(url: str) -> str:
+    """Look whether there is something at a URL: raise ConfigError if not, say why where that cannot be told here."""
+    from fsspec.core import url_to_fs
+
+    told = told_url(url)
+    try:
+        fs, path = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
+        fs.info(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no checkpoint {told}", "correct the URL") from error
+    except Exception as error:  # noqa: BLE001 - whatever a driver raises: the sender may have no login, and need none
+        return f"{told} cannot be looked at from here: {str(error) or type(error).__name__:.300}"
+    return ""
+
+
 def fetched(checkpoint: str, sha256: str | None, roots: Roots | None, cache: Cache) -> Checkpoint:
     """Copy a checkpoint into the cache, unless it is there; raise ConfigError for one that may not be, or is another.
 
