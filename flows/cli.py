@@ -33,6 +33,8 @@ _MODULES = {
     "doctor": "doctor",
     "schema": "schema",
     "validate": "schema",
+    "up": "up",
+    "deploy": "deploy",
 }
 
 
@@ -157,6 +159,10 @@ def _parser() -> ArgumentParser:
     add("schema", "print a JSON Schema").add_argument(
         "document", choices=documents, metavar="DOCUMENT", help=f"one of {documents}"
     )
+    _operation_options(
+        add("up", "serve the pipelines: Prefect server and UI, schedules, triggers, in the foreground"),
+        add("deploy", "register the pipelines, schedules and triggers with the Prefect API of PREFECT_API_URL"),
+    )
     add("validate", "check the YAML and the files and names in it, without running anything")
     return parser
 
@@ -218,6 +224,18 @@ def _gc_options(gc: ArgumentParser) -> None:
     gc.add_argument("--max-size", type=_size, default=None, metavar="SIZE", help=text)
     gc.add_argument("--dry-run", action="store_true", help="only say what would go")
     gc.add_argument("--yes", action="store_true", help="do not ask on a terminal")
+
+
+def _operation_options(up: ArgumentParser, deploy: ArgumentParser) -> None:
+    add = up.add_argument
+    add(
+        "--host", default="127.0.0.1", help="address that the server listens at (default: 127.0.0.1, this machine only)"
+    )
+    add("--port", type=_count, default=4200, help="its port (default: 4200)")
+    add("--data", metavar="FOLDER", help="its database and logs (default: .trtflow beside the YAML)")
+    add("--at-once", type=_count, metavar="N", help="runs at once (default: 2, or a quarter of the cores)")
+    deploy.add_argument("--dry-run", action="store_true", help="only say what would change")
+    deploy.add_argument("--remove", action="store_true", help="remove all that this YAML has registered")
 
 
 def _text(text: str) -> str:

@@ -49,10 +49,10 @@ class RunOptions:
     interpreters: Mapping[str, InterpreterConfig] = field(default_factory=dict)
 
 
-def _run_id() -> str:
-    """Sorts by time: the newest run is the last."""
+def run_id(suffix: str = "") -> str:
+    """Sorts by time: the newest run is the last. The suffix of six letters is random, if none is given."""
     now = datetime.now(UTC)
-    return f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03}Z-{uuid.uuid4().hex[:6]}"
+    return f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03}Z-{suffix or uuid.uuid4().hex[:6]}"
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Run:
     failure: str | None = None
     report: Path | None = None  # the page, once it is written
     checkpoint: CheckpointRecord | None = None  # the one that `config` was given in place of the YAML's
-    id: str = field(default_factory=_run_id)
+    id: str = field(default_factory=run_id)
     started: float = field(default_factory=time.monotonic)
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
 
@@ -140,7 +140,7 @@ def _drive(run: Run, context: Context, submit: Submit, held: contextlib.ExitStac
     try:
         held.enter_context(context.store.in_use(run.pipeline))
         return go(run, context, submit)
-    except KeyboardInterrupt as error:
+    except submit.interruptions as error:
         run.stop.set()
         context.workers.close()  # steps that wait for a worker or a lock end now
         submit.settle()

@@ -1,7 +1,7 @@
 """Which announced checkpoint is converted: the newest. A run that works is left to finish; those between give way."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
@@ -39,13 +39,14 @@ class Announced:
     name: str
     standing: Standing
     occurred: datetime | None
+    event: str = ""
     digest: str | None = None
     started: datetime | None = None
 
     @property
-    def place(self) -> tuple[datetime, str] | None:
-        """Its place in the order of events; the id decides between two of the same moment."""
-        return None if self.occurred is None else (self.occurred, self.id)
+    def place(self) -> tuple[datetime, str, str] | None:
+        """Its place in the order of events; the event's id decides between two of the same moment."""
+        return None if self.occurred is None else (self.occurred, self.event, self.id)
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,8 @@ def superseded_by(flow_run: UUID, digest: str | None = None) -> Verdict | None:
             return None
         if digest is not None:
             client.update_flow_run_labels(flow_run, {DIGEST: digest})
-        run = Announced(str(own.id), own.name, "running", _occurred(own.parameters), digest)
-        others = _others(client, own.deployment_id)
+        run = replace(_announced(own, own.name), standing="running", digest=digest)
+        others = [_announced(other, own.name) for other in _others(client, own.deployment_id)]
         verdict = decide(run, others)
         if verdict is None and digest is not None:
             _cancel(client, outdone(run, others), Verdict("superseded", run))
@@ -131,7 +132,7 @@ def _cancel(client: "SyncPrefectClient", waiting: Iterable[Announced], verdict: 
         client.set_flow_run_state(UUID(other.id), ended(verdict))
 
 
-def _others(client: "SyncPrefectClient", deployment: UUID) -> list[Announced]:
+def _others(client: "SyncPrefectClient", deployment: UUID) -> "list[FlowRun]":
     """All runs of a deployment that are not over, and the last ones that are."""
     from prefect.client.schemas.sorting import FlowRunSort
 
@@ -143,7 +144,7 @@ def _others(client: "SyncPrefectClient", deployment: UUID) -> list[Announced]:
         if not page:
             break
     found += _page(client, deployment, ["COMPLETED", "FAILED", "CRASHED"], FlowRunSort.START_TIME_DESC, 0)
-    return list({run.id: _announced(run) for run in found}.values())
+    return list({run.id: run for run in found}.values())
 
 
 def _page(
@@ -159,14 +160,28 @@ def _page(
     return client.read_flow_runs(flow_run_filter=asked, sort=sort, limit=_PAGE, offset=offset)
 
 
-def _announced(run: "FlowRun") -> Announced:
-    state = run.state
-    standing = _STANDINGS.get(state.type.value, "cancelled") if state else "waiting"
+def _announced(run: "FlowRun", name: str) -> Announced:
+    """Read a run; `name` is that of one of the same deployment, which began and so has its lasting name."""
+    state, parameters = run.state, run.parameters
+    standing: Standing = _STANDINGS.get(state.type.value, "cancelled") if state else "waiting"
     if state and standing == "done" and state.name == SPARED:
         standing = "spared"
     digest = run.labels.get(DIGEST)
-    occurred = _occurred(run.parameters)
-    return Announced(str(run.id), run.name, standing, occurred, str(digest) if digest else None, run.start_time)
+    return Announced(
+        str(run.id),
+        _lasting_name(run, name) if standing == "waiting" else run.name,
+        standing,
+        _occurred(parameters),
+        str(parameters.get("event") or ""),
+        str(digest) if digest else None,
+        run.start_time,
+    )
+
+
+def _lasting_name(run: "FlowRun", name: str) -> str:
+    """Prefect makes up a name for a run that waits, and gives it its own when it begins."""
+    pipeline, separator, _ = name.partition(" · ")
+    return f"{pipeline} · {str(run.id)[-6:]} · retrained" if separator else run.name
 
 
 def _occurred(parameters: dict[str, Any]) -> datetime | None:

@@ -1,0 +1,38 @@
+"""The process of the Prefect server that `trtflow up` starts: it ends with the process that started it."""
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent(parent: int, signum: signal.Signals) -> None:
+    """Have the kernel send a signal when the parent dies, however it dies; Linux only, elsewhere do nothing."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
+    if os.getppid() != parent:  # it died before we asked
+        os.kill(os.getpid(), signum)
+
+
+def main() -> None:
+    """Serve on the host and port of the command line."""
+    host, port, parent = sys.argv[1:]
+    end_with_parent(int(parent), signal.SIGTERM)
+    import uvicorn
+
+    # As `prefect server start` runs it, in one process.
+    uvicorn.run(
+        "prefect.server.api.server:create_app",
+        factory=True,
+        host=host,
+        port=int(port),
+        timeout_keep_alive=5,
+        log_level="warning",
+    )
+
+
+if __name__ == "__main__":
+    main()
