@@ -11,8 +11,7 @@ It goes to the Prefect API that `PREFECT_API_URL` names, by default that of `trt
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -50,8 +49,8 @@ def model_retrained(
     be: the file is missing or another than `sha256`, no server answers or lets us in, or it has no such pipeline.
     """
     text = str(checkpoint)
-    occurred = datetime.now(timezone.utc)  # noqa: UP017 - 3.10; before a large file is read
-    announced = Retrained(pipeline, text, digest_of(text, sha256), dict(metadata or {}), occurred)
+    announced = Retrained(pipeline, text, sha256, dict(metadata or {}))  # of now, before a large file is read
+    announced = replace(announced, sha256=digest_of(text, sha256))
     server = server or Server()
     http = PrefectHttp.of(server.url, server.auth, server.patience_s)
     _check_listens(http, pipeline)

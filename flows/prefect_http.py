@@ -55,7 +55,7 @@ class PrefectHttp:
         return cls(plain.rstrip("/"), _login(auth), patience_s)
 
     def get(self, path: str) -> Json:
-        """Ask for one thing; None where there is none."""
+        """Ask for a deployment; None where there is none."""
         return self._answer("GET", path, None)
 
     def post(self, path: str, body: object) -> Json:
@@ -73,7 +73,7 @@ class PrefectHttp:
                 text = self._send(request)
                 return json.loads(text) if text else None
             except urllib.error.HTTPError as error:
-                if error.code == 404 and method == "GET" and b"not found" in error.read().lower():  # noqa: PLR2004
+                if error.code == 404 and method == "GET" and b"Deployment not found" in error.read():  # noqa: PLR2004
                     return None
                 problem = _refused(self.url, error)
                 busy = error.code in _BUSY

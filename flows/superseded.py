@@ -77,9 +77,9 @@ def decide(run: Announced, others: Iterable[Announced]) -> Verdict | None:
     return Verdict("converted", last) if last and same and last.standing == "done" and last.occurred else None
 
 
-def outdone(run: Announced, others: Iterable[Announced]) -> list[Announced]:
-    """Those that wait and that this run, which is about to work, supersedes."""
-    return [other for other in others if other.standing == "waiting" and other.place and _is_newer(run, other)]
+def outdone(by: Announced, others: Iterable[Announced]) -> list[Announced]:
+    """Those that wait and that this one supersedes."""
+    return [other for other in others if other.standing == "waiting" and other.place and _is_newer(by, other)]
 
 
 def _is_newer(other: Announced, run: Announced) -> bool:
@@ -99,7 +99,7 @@ def superseded_by(flow_run: UUID, digest: str | None = None) -> Verdict | None:
     """Ask the Prefect API why a flow run that has begun should do nothing; None where it should work.
 
     Without a digest it is asked before the checkpoint is fetched. With one, the digest is noted on the run, for those
-    that come after it, and the runs that wait and are superseded by this one are cancelled.
+    that come after it. Runs that wait and are superseded too are cancelled at once.
     """
     from prefect.client.orchestration import get_client
 
@@ -112,8 +112,9 @@ def superseded_by(flow_run: UUID, digest: str | None = None) -> Verdict | None:
         run = replace(_announced(own, own.name), standing="running", digest=digest)
         others = [_announced(other, own.name) for other in _others(client, own.deployment_id)]
         verdict = decide(run, others)
-        if verdict is None and digest is not None:
-            _cancel(client, outdone(run, others), Verdict("superseded", run))
+        newest = verdict.by if verdict and verdict.kind == "superseded" else run
+        if newest is not run or digest is not None:  # until it is fetched, its checkpoint may be none
+            _cancel(client, outdone(newest, [other for other in others if other.id != run.id]), newest)
         return verdict
 
 
@@ -126,10 +127,10 @@ def ended(verdict: Verdict) -> "State[Any]":
     return Completed(name=SPARED, message=verdict.message)
 
 
-def _cancel(client: "SyncPrefectClient", waiting: Iterable[Announced], verdict: Verdict) -> None:
-    """End them here, and save the start of a process each; one that starts just now finds out by itself."""
+def _cancel(client: "SyncPrefectClient", waiting: Iterable[Announced], newest: Announced) -> None:
+    """End them here, which saves the start of a process each; one that starts just now finds out by itself."""
     for other in waiting:
-        client.set_flow_run_state(UUID(other.id), ended(verdict))
+        client.set_flow_run_state(UUID(other.id), ended(Verdict("superseded", newest)))
 
 
 def _others(client: "SyncPrefectClient", deployment: UUID) -> "list[FlowRun]":
