@@ -1,6 +1,6 @@
 """Which flow runs have a process on this host: what a `trtflow up` that was killed leaves behind for the next one.
 
-A file for each, with the process's id and its start, in a folder of `up`. It goes once the API has the run's last state.
+A file for each, with the process's id and its start, in a folder of `up`: gone once the API has the run's last state.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ class Claims:
     _dead: set[str] = field(default_factory=set)
 
     def add(self, flow_run: str, pid: int) -> None:
-        """This process is the flow run's."""
+        """Note which process is the flow run's."""
         write_atomically(self.folder / flow_run, f"{pid} {_begun(pid)}\n")
 
     def settle(self, api: Api, *, patient: bool = True) -> list[Settled]:
@@ -119,7 +119,7 @@ def _alive(claim: Path) -> bool:
 
 
 def _begun(pid: int) -> str:
-    """When a process began, in the kernel's ticks: an id alone may have been given to another since. Empty: it is gone."""
+    """When a process began, in the kernel's ticks, for its id may be another's by now. Empty: it is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:

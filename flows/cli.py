@@ -3,7 +3,6 @@
 import importlib
 import json
 import logging
-import re
 import signal
 import sys
 import traceback
@@ -13,9 +12,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from flows.options import DEFAULT_FILE, Options, options_from
+from tasks.core.config_operations import size_bytes
 from tasks.core.errors import ConfigError, Interrupted, TrtflowError
 
-_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<prefix>[KkMmGgTt]?)(?P<binary>i?)[Bb]")
 # Which module of flows.commands serves which subcommand.
 _MODULES = {
     "run": "run",
@@ -216,8 +215,8 @@ def _notify_options(notify: ArgumentParser) -> None:
 
 
 def _gc_options(gc: ArgumentParser) -> None:
-    text = "runs to keep of each pipeline (default: 10)"
-    gc.add_argument("--keep-runs", type=_count, default=10, metavar="N", help=text)
+    text = "runs to keep of each pipeline (default: as `keep` of the YAML says, else 10)"
+    gc.add_argument("--keep-runs", type=_count, default=None, metavar="N", help=text)
     text = "keep also every run that is younger"
     gc.add_argument("--keep-days", type=_days, default=None, metavar="D", help=text)
     text = "then drop the oldest runs of each pipeline, but for its newest, until it takes no more (as 20GB, 512MiB)"
@@ -267,11 +266,10 @@ def _days(text: str) -> float:
 
 
 def _size(text: str) -> int:
-    found = _SIZE.fullmatch(text.strip())
+    found = size_bytes(text)
     if found is None:
         raise ArgumentTypeError(f"{text!r} is no size: write it as 20GB, 1.5TB or 512MiB")
-    base = 1024 if found["binary"] else 1000
-    return int(float(found["number"]) * base ** " KMGT".index(found["prefix"].upper() or " "))
+    return found
 
 
 def _count(text: str) -> int:

@@ -1,14 +1,19 @@
-"""Bring a Prefect API to what a YAML says: compare, then create, change and remove, and nothing that is as it should be."""
+"""Bring a Prefect API to what a YAML says: compare, then create, change and remove only what differs."""
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import JsonValue
 
 from flows.api import Api, Json
-from flows.deployments import TAG, Owner, Wanted
+from flows.automations import Automation, automations_of
+from flows.deployments import TAG, Owner, Wanted, wanted_of
+from flows.webhooks import webhooks
+from tasks.core.config import Config
 from tasks.core.errors import ConfigError
 
 T = TypeVar("T")
@@ -45,11 +50,27 @@ class Found:
     automations: dict[str, list[Json]]
 
 
-def deploy(api: Api, wanted: list[Wanted], owner: Owner, *, dry_run: bool = False) -> Deployed:
+@dataclass(frozen=True)
+class Registration:
+    """All that a YAML registers."""
+
+    owner: Owner
+    deployments: list[Wanted]
+    automations: list[Automation]
+
+
+def registration_of(config: Config, file: Path) -> Registration:
+    """Read it from a YAML, and webhooks' addresses from the environment."""
+    owner = Owner(file)
+    return Registration(owner, wanted_of(config, owner), automations_of(config, owner, os.environ))
+
+
+def deploy(api: Api, registration: Registration, *, dry_run: bool = False) -> Deployed:
     """Make the API have what is wanted; what the owner has there beside that is removed.
 
     With `dry_run` nothing is sent but questions.
     """
+    wanted, owner = registration.deployments, registration.owner
     found = _find(api, owner)
     _refuse_strangers(wanted, found, owner)
     missing = [each for each in wanted if each.title not in found.deployments]
@@ -65,7 +86,9 @@ def deploy(api: Api, wanted: list[Wanted], owner: Owner, *, dry_run: bool = Fals
     if not dry_run:
         stale = [each for each in wanted if each in missing or changed[each.title]]
         ids |= _write(api, stale)
-    changes += _automations(api, found, _wanted_automations(wanted, ids, owner), dry_run=dry_run)
+    with webhooks(api, registration, dry_run=dry_run) as blocks:
+        bodies = {each.name: each.body(owner, ids, blocks) for each in registration.automations}
+        changes += _automations(api, found, bodies, dry_run=dry_run)
     if not dry_run:  # last: an automation that starts what is gone would fail
         _each(lambda each: api.change("DELETE", "/deployments/{id}", str(each["id"]), {}), gone.values())
     return Deployed(tuple(changes), ids)
@@ -115,43 +138,41 @@ def _write(api: Api, stale: Iterable[Wanted]) -> dict[str, str]:
     return dict(_each(write, stale))
 
 
-def _wanted_automations(wanted: list[Wanted], ids: dict[str, str], owner: Owner) -> dict[str, Json]:
-    """Automations by name; the id of a deployment that a dry run does not make is unknown."""
-    made: dict[str, Json] = {}
-    for each in wanted:
-        for name, trigger in each.triggers.items():
-            action: Json = {"type": "run-deployment", "source": "selected", "parameters": trigger["parameters"]}
-            action["deployment_id"] = ids.get(each.title)
-            made[name] = _automation(name, trigger["trigger"], [action], owner)
-    return made
-
-
-def _automation(name: str, trigger: JsonValue, actions: list[JsonValue], owner: Owner) -> Json:
-    description = f"Made by trtflow from {owner.file}"
-    tags = owner.tags
-    return {"name": name, "description": description, "tags": tags, "trigger": trigger, "actions": actions}
-
-
 def _automations(api: Api, found: Found, wanted: dict[str, Json], *, dry_run: bool) -> list[Change]:
-    changes: list[tuple[Change, Callable[[], object]]] = []
+    calls: list[_Call] = []
     for name, body in wanted.items():
         have = found.automations.get(name, [])
         if not have:
-            changes.append((Change("create", name), lambda body=body: api.send("POST", "/automations/", body)))
+            calls.append(_Call(Change("create", name), "", body))
         elif what := _differences(body, have[0]):
             # Whether somebody switched it off is theirs to say.
             full: Json = {**body, "enabled": have[0]["enabled"]}
-            key = str(have[0]["id"])
-            change = Change("change", name, tuple(what))
-            changes.append((change, lambda key=key, full=full: api.change("PUT", "/automations/{id}", key, full)))
+            calls.append(_Call(Change("change", name, tuple(what)), str(have[0]["id"]), full))
     for name, have in found.automations.items():
-        for extra in have[1:] if name in wanted else have:
-            key = str(extra["id"])
-            remove = Change("remove", name)
-            changes.append((remove, lambda key=key: api.change("DELETE", "/automations/{id}", key, {})))
+        extra = have[1:] if name in wanted else have
+        calls += [_Call(Change("remove", name), str(each["id"]), {}) for each in extra]
     if not dry_run:
-        _each(lambda change: change[1](), changes)
-    return [change for change, _ in changes]
+        _each(lambda call: _send(api, call), calls)
+    return [call.change for call in calls]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """How one change of an automation is made."""
+
+    change: Change
+    key: str
+    body: Json
+
+
+def _send(api: Api, call: _Call) -> None:
+    match call.change.verb:
+        case "create":
+            api.send("POST", "/automations/", call.body)
+        case "change":
+            api.change("PUT", "/automations/{id}", call.key, call.body)
+        case "remove":
+            api.change("DELETE", "/automations/{id}", call.key, {})
 
 
 def _each(act: Callable[[T], R], items: Iterable[T]) -> list[R]:

@@ -1,18 +1,15 @@
 """What a YAML registers with a Prefect API, as the API takes it: pure data, made without importing Prefect."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import JsonValue
 
-from tasks.core.config import Config, PipelineConfig
+from tasks.core.config import Config, KeepConfig, PipelineConfig, ScheduleConfig
 
-FLOW = "convert"
 TAG = "trtflow"
-_ENTRYPOINT = "flows.served.flow"
-_EVENT = "model.retrained"
 
 Json = dict[str, JsonValue]
 
@@ -36,12 +33,11 @@ class Owner:
 
 @dataclass(frozen=True)
 class Wanted:
-    """One deployment: `fields` are those of `POST /deployments`, `triggers` automations that start it, by name."""
+    """One deployment: `fields` are those of `POST /deployments`."""
 
     flow: Literal["convert", "gc"]
     name: str
     fields: Json
-    triggers: dict[str, Json] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -51,30 +47,51 @@ class Wanted:
 
 def wanted_of(config: Config, owner: Owner) -> list[Wanted]:
     """Every deployment of a YAML."""
-    return [_pipeline(name, pipeline, owner) for name, pipeline in config.pipelines.items()]
+    kept = [_gc(config.keep, owner)] if config.keep else []
+    return [*(_pipeline(name, pipeline, owner) for name, pipeline in config.pipelines.items()), *kept]
+
+
+def gc_name(owner: Owner) -> str:
+    """Name of the deployment that tidies up: one a YAML, and never that of a pipeline, which holds no '@'."""
+    return f"{owner.file.name}@{owner.tag[-6:]}"
+
+
+def _gc(keep: KeepConfig, owner: Owner) -> Wanted:
+    fields: Json = {
+        "tags": owner.tags,
+        "description": f"Removes what `keep` of `{owner.file}` does not want: served by `trtflow up`.",
+        "schedules": [_schedule(keep.schedule)],
+        "parameters": {},
+        "parameter_openapi_schema": {"title": "Parameters", "type": "object", "properties": {}, "required": []},
+        "enforce_parameter_schema": True,
+        "entrypoint": "flows.tidied.flow",
+        "path": str(owner.file.parent),
+        "concurrency_limit": 1,
+        "concurrency_options": {"collision_strategy": "CANCEL_NEW"},
+    }
+    return Wanted("gc", gc_name(owner), fields)
+
+
+def _schedule(schedule: ScheduleConfig) -> Json:
+    cron: Json = {"cron": schedule.cron, "timezone": schedule.timezone, "day_or": True}
+    return {"schedule": cron}
 
 
 def _pipeline(name: str, pipeline: PipelineConfig, owner: Owner) -> Wanted:
-    schedule = pipeline.schedule
-    schedules: list[JsonValue] = []
-    if schedule is not None:
-        cron: Json = {"cron": schedule.cron, "timezone": schedule.timezone, "day_or": True}
-        schedules = [{"schedule": cron}]
     fields: Json = {
         "tags": [*owner.tags, name],
         "description": f"Converts `{name}` of `{owner.file}`: served by `trtflow up`.",
-        "schedules": schedules,
+        "schedules": [_schedule(pipeline.schedule)] if pipeline.schedule else [],
         "parameters": {},
         "parameter_openapi_schema": _schema(pipeline),
         "enforce_parameter_schema": True,
-        "entrypoint": _ENTRYPOINT,
+        "entrypoint": "flows.served.flow",
         "path": str(owner.file.parent),
         # Conversions of one pipeline take turns; each finds what the one before it left in the store.
         "concurrency_limit": 1,
         "concurrency_options": {"collision_strategy": "ENQUEUE"},
     }
-    triggers = {f"{FLOW}/{name} on {_EVENT}": _trigger(name)} if pipeline.on_retrain else {}
-    return Wanted(FLOW, name, fields, triggers)
+    return Wanted("convert", name, fields)
 
 
 def _schema(pipeline: PipelineConfig) -> Json:
@@ -114,36 +131,3 @@ def _optional(kind: Json, text: str) -> Json:
 
 def _flag(text: str) -> Json:
     return {"type": "boolean", "default": False, "description": text}
-
-
-def _trigger(pipeline: str) -> Json:
-    """Runs the deployment with what the event says.
-
-    The templates make something of every event, so that a wrong one ends as a run that says what was wrong with it: what
-    does not fit the schema would be dropped by the server with nobody told.
-    """
-    return {
-        "trigger": {
-            "type": "event",
-            "posture": "Reactive",
-            "expect": [_EVENT],
-            "match": {"prefect.resource.id": f"trtflow.pipeline.{pipeline}"},
-            "threshold": 1,
-            "within": 0.0,
-        },
-        "parameters": {
-            "checkpoint": _text("{{ event.payload.checkpoint }}"),
-            "sha256": _value("(event.payload.sha256 | string) if event.payload.sha256 else none"),
-            "metadata": _value("event.payload.metadata if event.payload.metadata is mapping else {}"),
-            "occurred": _text("{{ event.occurred.isoformat() }}"),
-            "event": _text("{{ event.id }}"),
-        },
-    }
-
-
-def _text(template: str) -> Json:
-    return {"__prefect_kind": "jinja", "template": template}
-
-
-def _value(expression: str) -> Json:
-    return {"__prefect_kind": "json", "value": _text("{{ (" + expression + ") | tojson }}")}

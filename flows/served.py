@@ -65,13 +65,13 @@ def _reason(found: "FlowRun") -> str:
     name="convert", flow_run_name=flow_run_name, task_runner=runner_of_tasks(), persist_result=False, log_prints=False
 )
 def flow(  # noqa: PLR0913 - the form of the UI, where each is a field
+    *,
     checkpoint: str | None = None,
     sha256: str | None = None,
     metadata: dict[str, object] | None = None,
     occurred: datetime | None = None,
     event: str | None = None,
     precisions: list[str] | None = None,
-    *,
     verify: bool = False,
     rebenchmark: bool = False,
 ) -> "State[Any]":
@@ -81,7 +81,7 @@ def flow(  # noqa: PLR0913 - the form of the UI, where each is a field
         asked = _asked(checkpoint, sha256, occurred, metadata or {})
         if asked and (verdict := superseded_by(_flow_run().id)):
             return ended(verdict)
-        options, config = _loaded()
+        options, config = loaded()
         (pipeline,) = chosen(config, [pipeline_name()], options).values()
         again = frozenset({"benchmark"} if rebenchmark else ())
         run = _run(_narrowed(pipeline, precisions), config, options, (verify, again))
@@ -130,7 +130,8 @@ def _take(asked: Retrained, run: Run, roots: Roots) -> Verdict | None:
     return verdict
 
 
-def _loaded() -> tuple[Options, Config]:
+def loaded() -> tuple[Options, Config]:
+    """The YAML as it is now, and what else `trtflow up` was given."""
     file = Path(os.environ[FILE])
     options = Options(file, os.environ.get(STORE), json=False, debug=False, cache=os.environ.get(CACHE))
     config = load_config(file)

@@ -15,8 +15,8 @@ from typing import IO, TYPE_CHECKING
 from flows.api import Api, open_api
 from flows.claims import Claims, Settled, scheduled, set_state
 from flows.commands.deploy import show
-from flows.deploy import deploy, ids_of
-from flows.deployments import Owner, wanted_of
+from flows.deploy import deploy, ids_of, registration_of
+from flows.deployments import Owner
 from flows.options import Options, open_store
 from flows.server import Server
 from tasks.core.config import Config
@@ -83,16 +83,16 @@ class Up:
         from flows.serving import Serving, default_limit
 
         claims = Claims(self.place.folder / "claims", open_store(self.options, self.config).root)
-        owner = Owner(self.options.file)
+        registration = registration_of(self.config, self.options.file)
         with open_api() as api:
-            done = deploy(api, wanted_of(self.config, owner), owner)
+            done = deploy(api, registration)
             show(done)
             _tell_settled([*claims.settle(api, patient=False), *claims.release(api, list(done.ids.values()))])
             serving = Serving(claims, self.limit or default_limit())
             serving.update(done.ids)
             _say(f"UI: {_ui(self.server)}")
             _say(f"serving {len(done.ids)} deployments, {serving.limit} runs at once; Ctrl-C stops all of it")
-            stopped = asyncio.run(self._until_stopped(_Session(api, serving, owner)))
+            stopped = asyncio.run(self._until_stopped(_Session(api, serving, registration.owner)))
             for flow_run in stopped:
                 set_state(api, flow_run, scheduled("stopped with `trtflow up`; goes on when it is started again"))
         if stopped:

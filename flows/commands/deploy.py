@@ -4,8 +4,7 @@ import json
 from argparse import Namespace
 
 from flows.api import open_api
-from flows.deploy import Change, Deployed, deploy
-from flows.deployments import Owner, wanted_of
+from flows.deploy import Change, Deployed, Registration, deploy, registration_of
 from flows.options import Options
 from tasks.core.names import check_names
 from tasks.core.yaml_source import load_config
@@ -17,10 +16,11 @@ def command(parsed: Namespace, options: Options) -> int:
     """Register every pipeline with the configured API, and say what that changed."""
     config = load_config(options.file)
     check_names(config, options.file)
-    owner = Owner(options.file)
-    wanted = [] if parsed.remove else wanted_of(config, owner)
+    wanted = registration_of(config, options.file)
+    if parsed.remove:
+        wanted = Registration(wanted.owner, [], [])
     with open_api() as api:
-        done = deploy(api, wanted, owner, dry_run=parsed.dry_run)
+        done = deploy(api, wanted, dry_run=parsed.dry_run)
     if options.json:
         print(json.dumps(_told(done, dry_run=parsed.dry_run)))
     else:

@@ -29,6 +29,7 @@ from tasks.core.config_fields import (
     refusal,
 )
 from tasks.core.config_interpreters import InterpreterConfig, interpreter_problems
+from tasks.core.config_operations import KeepConfig, NotifyConfig, ScheduleConfig
 from tasks.core.config_precision import (
     PRECISIONS,
     ExcludeConfig,
@@ -56,7 +57,6 @@ from tasks.core.config_sections import (
     ParityGate,
     PromoteConfig,
     RuntimeName,
-    ScheduleConfig,
     SigningConfig,
     TorchModel,
 )
@@ -80,8 +80,10 @@ __all__ = [
     "GatesConfig",
     "InputSpec",
     "InterpreterConfig",
+    "KeepConfig",
     "MetricConfig",
     "ModelConfig",
+    "NotifyConfig",
     "Objective",
     "OnnxModel",
     "ParityGate",
@@ -104,9 +106,9 @@ __all__ = [
 
 
 class PipelineConfig(Section):
-    """One model and everything that is made of it."""
+    """One model and everything that is made of it; its `notify` takes the place of the top level's."""
 
-    reserved: ClassVar[tuple[str, ...]] = RESERVED
+    reserved: ClassVar[tuple[str, ...]] = (*RESERVED, "keep")
 
     model: ModelConfig
     inputs: dict[str, InputSpec] | None = None
@@ -122,6 +124,7 @@ class PipelineConfig(Section):
     fold: FoldConfig = FoldConfig()
     schedule: ScheduleConfig | None = None
     on_retrain: bool = False
+    notify: NotifyConfig | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -168,6 +171,7 @@ class Config(Section):
     `signing` says with what promotions are signed, `trust` lists the public keys of which one must have signed.
     `checkpoints` are the folders and URL prefixes below which a checkpoint that an event names must lie; by default
     that is the folder of the pipeline's own.
+    `keep` is what `gc` leaves, `notify` who is told of runs that go wrong.
     """
 
     reserved: ClassVar[tuple[str, ...]] = RESERVED
@@ -178,6 +182,8 @@ class Config(Section):
     trust: tuple[PathText, ...] | None = Field(default=None, min_length=1)
     checkpoints: tuple[Root, ...] | None = Field(default=None, min_length=1)
     interpreters: dict[Name, InterpreterConfig] = Field(default_factory=dict)
+    keep: KeepConfig | None = None
+    notify: NotifyConfig | None = None
     pipelines: dict[Name, PipelineConfig] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from tasks.core.frozen import Frozen
 
 # Keys of later features, in a pipeline and at the top level: told apart from a typo.
-RESERVED = ("profiles", "pool", "notify", "keep", "timeout")
+RESERVED = ("profiles", "pool", "timeout")
 
 # difflib compares every pair of letters: a long text is no misspelt name.
 _LONGEST_GUESS = 100
