@@ -58,6 +58,8 @@ class Server:
             # Without it the UI of another port would look for its API at 4200.
             "PREFECT_SERVER_UI_API_URL": self.url,
             "PREFECT_SERVER_UI_V2_ENABLED": "false",  # calls out from the browser
+            # How often a run asks again that waits for another one of its pipeline.
+            "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
         }
         password = os.environ.get("PREFECT_SERVER_API_AUTH_STRING")
         return settings | ({"PREFECT_API_AUTH_STRING": password} if password else {})

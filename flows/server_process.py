@@ -17,12 +17,37 @@ def end_with_parent(parent: int, signum: signal.Signals) -> None:
         os.kill(os.getpid(), signum)
 
 
+def write_in_turn() -> None:
+    """Have every transaction of the server wait for its turn to write.
+
+    Prefect 3.8.8 begins them DEFERRED: one that has read, and then writes after another did, fails at once with
+    "database is locked". Under a few dozen events such failures lose events, and fail runs.
+    """
+    from contextlib import AbstractAsyncContextManager
+
+    from prefect.server.database.configurations import AioSqliteConfiguration
+    from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
+
+    begin = AioSqliteConfiguration.begin_transaction
+
+    def begin_immediate(
+        self: AioSqliteConfiguration,
+        session: AsyncSession,
+        with_for_update: bool = True,  # noqa: FBT001, FBT002 - its signature is Prefect's
+    ) -> AbstractAsyncContextManager[AsyncSessionTransaction]:
+        del with_for_update
+        return begin(self, session, with_for_update=True)
+
+    AioSqliteConfiguration.begin_transaction = begin_immediate  # type: ignore[method-assign,assignment]
+
+
 def main() -> None:
     """Serve on the host and port of the command line."""
     host, port, parent = sys.argv[1:]
     end_with_parent(int(parent), signal.SIGTERM)
     import uvicorn
 
+    write_in_turn()
     # As `prefect server start` runs it, in one process.
     uvicorn.run(
         "prefect.server.api.server:create_app",

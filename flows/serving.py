@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.5
 _PREFETCH_SECONDS = 1.0
 _STOP_SECONDS = 30.0
-_ENTRYPOINTS = {"convert": "flows.served.flow", "gc": "flows.tidied.flow"}
 _context = multiprocessing.get_context("forkserver")
 
 
@@ -65,7 +64,7 @@ class _Starter:
             "PREFECT__CONTROL_TOKEN": token,
             "PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS": "false",
         }
-        process = _context.Process(target=forked.run, args=(_ENTRYPOINTS[self.flow], environment))
+        process = _context.Process(target=forked.run, args=(self.flow, str(flow_run.id), environment))
         process.start()
         self.live[flow_run.id] = process
         try:

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING
 from flows.api import Api, open_api
 from flows.claims import Claims, Settled, scheduled, set_state
 from flows.commands.deploy import show
-from flows.deploy import deploy, ids_of, registration_of
+from flows.deploy import Registration, deploy, ids_of
 from flows.deployments import Owner
 from flows.options import Options, open_store
 from flows.server import Server
@@ -45,6 +45,7 @@ class Up:
 
     options: Options
     config: Config
+    registration: Registration
     place: Place
     limit: int | None = None
     server: Server | None = None
@@ -83,16 +84,15 @@ class Up:
         from flows.serving import Serving, default_limit
 
         claims = Claims(self.place.folder / "claims", open_store(self.options, self.config).root)
-        registration = registration_of(self.config, self.options.file)
         with open_api() as api:
-            done = deploy(api, registration)
+            done = deploy(api, self.registration)
             show(done)
             _tell_settled([*claims.settle(api, patient=False), *claims.release(api, list(done.ids.values()))])
             serving = Serving(claims, self.limit or default_limit())
             serving.update(done.ids)
             _say(f"UI: {_ui(self.server)}")
             _say(f"serving {len(done.ids)} deployments, {serving.limit} runs at once; Ctrl-C stops all of it")
-            stopped = asyncio.run(self._until_stopped(_Session(api, serving, registration.owner)))
+            stopped = asyncio.run(self._until_stopped(_Session(api, serving, self.registration.owner)))
             for flow_run in stopped:
                 set_state(api, flow_run, scheduled("stopped with `trtflow up`; goes on when it is started again"))
         if stopped:

@@ -3,6 +3,7 @@
 from argparse import Namespace
 from pathlib import Path
 
+from flows.deploy import registration_of
 from flows.options import Options
 from flows.up import Place, Up
 from tasks.core.names import check_names
@@ -14,4 +15,5 @@ def command(parsed: Namespace, options: Options) -> int:
     config = load_config(options.file)
     check_names(config, options.file)
     folder = Path(parsed.data).expanduser().absolute() if parsed.data else options.project / ".trtflow"
-    return Up(options, config, Place(folder, parsed.host, parsed.port), parsed.at_once).run()
+    registration = registration_of(config, options.file)
+    return Up(options, config, registration, Place(folder, parsed.host, parsed.port), parsed.at_once).run()
