@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +237,7 @@ def test_a_wrong_event_ends_as_a_run_that_says_so(
     body = {
         "event": "model.retrained",
         "id": os.urandom(16).hex(),
-        "occurred": "2026-11-21T04:00:00+00:00",
+        "occurred": datetime.now(UTC).isoformat(),
         "resource": {"prefect.resource.id": "trtflow.pipeline.posted"},
         "payload": {"checkpoint": checkpoint.format(up.project.folder), "sha256": sha256} if checkpoint else {},
     }
