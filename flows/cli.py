@@ -28,6 +28,7 @@ _MODULES = {
     "verify": "verify",
     "gc": "gc",
     "repro": "repro",
+    "notify": "notify",
     "doctor": "doctor",
     "schema": "schema",
     "validate": "schema",
@@ -148,9 +149,8 @@ def _parser() -> ArgumentParser:
         add("verify", "check that what is in force is what a trusted key signed", "*"),
     )
     _gc_options(add("gc", "remove what no recent run and no promotion needs", "*"))
-    repro = add("repro", "run the request that made an artifact again, and compare")
-    repro.add_argument("artifact", help="<pipeline>/<step>/<key>, as reports name it")
-    repro.add_argument("--polygraphy", action="store_true", help="print the polygraphy line that does the same")
+    _repro_options(add("repro", "run the request that made an artifact again, and compare"))
+    _notify_options(add("notify", "announce a retrained checkpoint to the server that waits for it"))
     add("doctor", "say which runtimes work here, and what to install for the rest")
     documents = ("pipelines", "run", "report")
     add("schema", "print a JSON Schema").add_argument(
@@ -177,7 +177,8 @@ def _shared_options() -> _Parser:
 
 def _run_options(run_parser: ArgumentParser) -> None:
     add = run_parser.add_argument
-    add("--checkpoint", metavar="PATH", help="use this checkpoint, for one pipeline")
+    add("--checkpoint", metavar="PATH|URL", help="use this checkpoint, for one pipeline")
+    add("--sha256", metavar="DIGEST", help="and only if it is that one")
     add("--prefect", action="store_true", help="run as a Prefect flow (so it does with PREFECT_API_URL)")
     add("--rebenchmark", action="store_true", help="measure again, although nothing changed")
     add("--verify", action="store_true", help="hash every cached file, not only look at its stat")
@@ -201,6 +202,19 @@ def _key_options(keygen: ArgumentParser, verify: ArgumentParser) -> None:
     add("--key", action="append", metavar="PUB", help="a public key to check with, in place of the YAML's `trust`")
     add("--promotion", metavar="FILE", help="check a copied promoted.json, without YAML and store; needs --engine")
     add("--engine", metavar="FOLDER", help="the engine's files that belong to --promotion")
+
+
+def _repro_options(repro: ArgumentParser) -> None:
+    repro.add_argument("artifact", help="<pipeline>/<step>/<key>, as reports name it")
+    repro.add_argument("--polygraphy", action="store_true", help="print the polygraphy line that does the same")
+
+
+def _notify_options(notify: ArgumentParser) -> None:
+    add = notify.add_argument
+    add("name", metavar="NAME", help="a pipeline of the YAML")
+    add("--checkpoint", metavar="PATH|URL", required=True, help="what was trained: below one of the YAML's roots")
+    add("--sha256", metavar="DIGEST", help="refuse any other file (default: of a path, its digest now)")
+    add("--metadata", metavar="NAME=VALUE", action="append", help="kept beside the run; may be given several times")
 
 
 def _gc_options(gc: ArgumentParser) -> None:

@@ -22,7 +22,7 @@ from tasks.core.config import InterpreterConfig, PipelineConfig
 from tasks.core.environment import environment
 from tasks.core.errors import ArtifactDamaged, ConfigError, StepError, StoreError, TrtflowError, TrustError
 from tasks.core.files import store_errors, write_atomically
-from tasks.core.outcome import Promoted, RunOutcome, RunRecord, RunStatus
+from tasks.core.outcome import CheckpointRecord, Promoted, RunOutcome, RunRecord, RunStatus
 from tasks.core.promotions import promotions_in
 from tasks.core.shared import Shared
 from tasks.core.store import Store
@@ -67,6 +67,7 @@ class Run:
     outcome: RunOutcome | None = None
     failure: str | None = None
     report: Path | None = None  # the page, once it is written
+    checkpoint: CheckpointRecord | None = None  # the one that `config` was given in place of the YAML's
     id: str = field(default_factory=run_id)
     started: float = field(default_factory=time.monotonic)
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
@@ -119,6 +120,8 @@ def run_pipeline(run: Run, workers: Workers) -> RunOutcome:
 def drive(run: Run, workers: Workers, submit: Submit) -> RunOutcome:
     """Run the DAG. What ends it early is recorded; an interruption and a wrong YAML are also raised again."""
     options = run.options
+    if run.checkpoint is not None:
+        run.note(f"made from the checkpoint {run.checkpoint.given} (sha256 {run.checkpoint.sha256})")
     context = Context(
         run.pipeline,
         run.config,
@@ -230,6 +233,7 @@ def _made_record(run: Run, context: Context, ending: _Ending) -> RunRecord:
         artifacts=tuple(dict.fromkeys(artifact.folder for artifact in run.journal.artifacts())),
         environment=environment(),
         timeline=run.journal.timeline(run.started),
+        checkpoint=run.checkpoint,
     )
 
 

@@ -4,6 +4,7 @@ Which YAML it is comes from `trtflow up`, which pipeline from the deployment's n
 names a file with code in it.
 """
 
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ from flows.environment import CACHE, FILE, STORE
 from flows.journal import Journal
 from flows.options import Options, chosen, open_store
 from flows.prefect_flow import driven, runner_of_tasks
+from flows.retrained import cache_of, fetched, record_of, with_checkpoint
+from flows.roots import Roots, roots_of
 from flows.run import Run, RunOptions, run_id
-from tasks.core.config import Config, OnnxModel, PipelineConfig
+from flows.superseded import Verdict, ended, superseded_by
+from tasks.core.config import Config, PipelineConfig
 from tasks.core.errors import ConfigError, TrtflowError
 from tasks.core.names import check_names
 from tasks.core.yaml_source import load_config
@@ -42,6 +46,7 @@ class Retrained:
     checkpoint: str
     sha256: str | None
     occurred: datetime | None
+    metadata: dict[str, str]
 
 
 def flow_run_name() -> str:
@@ -71,14 +76,20 @@ def flow(  # noqa: PLR0913 - the form of the UI, where each is a field
     rebenchmark: bool = False,
 ) -> "State[Any]":
     """Convert, verify, benchmark and promote one pipeline, as its YAML says now."""
-    del metadata, event  # kept with the run's parameters, where the UI shows them
+    del event  # kept with the run's parameters, where the rule for several events finds it
     try:
-        retrained = _asked(checkpoint, sha256, occurred)
+        asked = _asked(checkpoint, sha256, occurred, metadata or {})
+        if asked and (verdict := superseded_by(_flow_run().id)):
+            return ended(verdict)
         options, config = loaded()
-        pipeline = _narrowed(_pipeline(config, options, retrained), precisions)
+        (pipeline,) = chosen(config, [pipeline_name()], options).values()
         again = frozenset({"benchmark"} if rebenchmark else ())
-        with Workers() as workers:
-            return driven(_run(pipeline, config, options, (verify, again)), workers)
+        run = _run(_narrowed(pipeline, precisions), config, options, (verify, again))
+        with run.store.in_use(run.pipeline):  # or `gc` could take a checkpoint that no run has used so far
+            if asked and (verdict := _take(asked, run, roots_of(config, run.pipeline, options.project))):
+                return ended(verdict)
+            with Workers() as workers:
+                return driven(run, workers)
     except TrtflowError as error:
         return Failed(message=str(error))
 
@@ -95,7 +106,9 @@ def _flow_run() -> "FlowRun":
     return context.flow_run
 
 
-def _asked(checkpoint: str | None, sha256: str | None, occurred: datetime | None) -> Retrained | None:
+def _asked(
+    checkpoint: str | None, sha256: str | None, occurred: datetime | None, metadata: dict[str, object]
+) -> Retrained | None:
     """What was asked for, checked; an event that names no checkpoint does not mean the configured one."""
     if checkpoint is None and sha256 is None and occurred is None:
         return None
@@ -103,7 +116,18 @@ def _asked(checkpoint: str | None, sha256: str | None, occurred: datetime | None
         raise ConfigError("the event names no checkpoint", 'send payload: {"checkpoint": "/path/or/URL"}')
     if sha256 is not None and not _SHA256.fullmatch(sha256):
         raise ConfigError(f"the sha256 {sha256!r:.99} is no digest", "send 64 hexadecimal digits")
-    return Retrained(checkpoint, sha256.lower() if sha256 else None, occurred)
+    # What a sender by plain HTTP may have written as numbers is kept as text.
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+    return Retrained(checkpoint, sha256.lower() if sha256 else None, occurred, texts)
+
+
+def _take(asked: Retrained, run: Run, roots: Roots) -> Verdict | None:
+    """Have the run use the checkpoint, whatever becomes of the file from now on; a Verdict says why it need not."""
+    given = fetched(asked.checkpoint, asked.sha256, roots, cache_of(run.store, run.pipeline))
+    verdict = superseded_by(_flow_run().id, given.sha256)
+    run.config = with_checkpoint(run.config, given)
+    run.checkpoint = record_of(given, asked.metadata, asked.occurred)
+    return verdict
 
 
 def loaded() -> tuple[Options, Config]:
@@ -113,17 +137,6 @@ def loaded() -> tuple[Options, Config]:
     config = load_config(file)
     check_names(config, file)
     return options, config
-
-
-def _pipeline(config: Config, options: Options, retrained: Retrained | None) -> PipelineConfig:
-    (pipeline,) = chosen(config, [pipeline_name()], options).values()
-    if retrained is None:
-        return pipeline
-    path = str(Path(retrained.checkpoint).absolute())
-    if not Path(path).is_file():
-        raise ConfigError(f"there is no checkpoint {retrained.checkpoint!r}", "send the path of a file")
-    change = {"onnx": path} if isinstance(pipeline.model, OnnxModel) else {"checkpoint": path}
-    return pipeline.model_copy(update={"model": pipeline.model.model_copy(update=change)})
 
 
 def _narrowed(pipeline: PipelineConfig, names: list[str] | None) -> PipelineConfig:

@@ -16,7 +16,18 @@ from tasks.core.config_checks import (
     quantization_problems,
     variant_problems,
 )
-from tasks.core.config_fields import RESERVED, FunctionRef, Name, PathText, Point, Problem, Section, Source, refusal
+from tasks.core.config_fields import (
+    RESERVED,
+    FunctionRef,
+    Name,
+    PathText,
+    Point,
+    Problem,
+    Root,
+    Section,
+    Source,
+    refusal,
+)
 from tasks.core.config_interpreters import InterpreterConfig, interpreter_problems
 from tasks.core.config_operations import KeepConfig, NotifyConfig, ScheduleConfig
 from tasks.core.config_precision import (
@@ -158,6 +169,8 @@ class Config(Section):
     """A pipelines.yaml: `store` is a folder beside it, or a URL.
 
     `signing` says with what promotions are signed, `trust` lists the public keys of which one must have signed.
+    `checkpoints` are the folders and URL prefixes below which a checkpoint that an event names must lie; by default
+    that is the folder of the pipeline's own.
     `keep` is what `gc` leaves, `notify` who is told of runs that go wrong.
     """
 
@@ -167,6 +180,7 @@ class Config(Section):
     store: PathText = "artifacts"
     signing: SigningConfig | None = None
     trust: tuple[PathText, ...] | None = Field(default=None, min_length=1)
+    checkpoints: tuple[Root, ...] | None = Field(default=None, min_length=1)
     interpreters: dict[Name, InterpreterConfig] = Field(default_factory=dict)
     keep: KeepConfig | None = None
     notify: NotifyConfig | None = None
