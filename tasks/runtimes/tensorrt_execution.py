@@ -192,6 +192,8 @@ class Execution:
         shape = tuple(self.context.get_tensor_shape(name))
         buffer = self._buffers.setdefault(name, Buffer())
         if any(size < 0 for size in shape):
+            # 8.6 asks for as much as the run before took, and writes more: what may be needed is there beforehand.
+            buffer.address(max(0, self.context.get_max_output_size(name)))
             if name not in self._allocators:
                 self._allocators[name] = output_allocator(self._trt, buffer)
                 self.context.set_output_allocator(name, self._allocators[name])
