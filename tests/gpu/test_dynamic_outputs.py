@@ -1,5 +1,6 @@
 """Outputs whose size only running tells: memory is given to them while they run, and used again."""
 
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,8 @@ def test_it_is_timed_without_a_graph_and_on_several_streams(name: RuntimeName, t
 
 
 def test_an_upper_bound_lets_a_builder_reserve_memory(name: RuntimeName, tmp_path: Path) -> None:
+    if import_module("tensorrt").__version__.startswith("8."):
+        pytest.skip("8.6.1 builds no graph that counts: with Range and with TopK it ends in an internal error")
     nodes = [
         helper.make_node("ReduceMax", ["x"], ["most"], name="most", keepdims=0),
         helper.make_node("Cast", ["most"], ["limit"], name="limit", to=INT64),

@@ -96,5 +96,24 @@ def test_a_shape_of_some_axes_is_a_slice_of_all(tmp_path: Path) -> None:
         np.testing.assert_array_equal(outputs(older, tmp_path / "older.onnx")["y"], expected["y"])
 
 
+def test_a_kernel_behind_its_pairs_is_told_by_the_node(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["w", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["dq"]),
+        helper.make_node("Conv", ["x", "dq"], ["y"]),
+    ]
+    weights = {
+        "w": np.full((4, 6, 3), 0.1, np.float32),
+        "scale": np.asarray(0.02, np.float32),
+        "zero": np.asarray(0, np.int8),
+    }
+    newer = graph(nodes, [value("x", [2, 6, 8])], [value("y", ["n", 4, 6])], **weights)
+    expected = outputs(newer, tmp_path / "newer.onnx")
+    older = lower_opset(newer, OPSET, IR)
+    (kernel,) = [attribute.ints for node in older.graph.node for attribute in node.attribute]
+    assert list(kernel) == [3]
+    np.testing.assert_array_equal(outputs(older, tmp_path / "older.onnx")["y"], expected["y"])
+
+
 def sizes() -> onnx.ValueInfoProto:
     return value("y", ["n"], onnx.TensorProto.INT64)
