@@ -189,16 +189,21 @@ class Execution:
         return True
 
     def _bind_output(self, name: str) -> None:
-        if name in self._allocators:
-            return  # 8.6 gives the sizes of the run before as its shape, which would look like one that is known
         shape = tuple(self.context.get_tensor_shape(name))
         buffer = self._buffers.setdefault(name, Buffer())
-        if any(size < 0 for size in shape):
-            self._allocators[name] = output_allocator(self._trt, buffer)
-            self.context.set_output_allocator(name, self._allocators[name])
+        # Once it ran, 8.6 gives the sizes of that run for an output whose sizes only running tells.
+        if name in self._allocators or any(size < 0 for size in shape):
+            self._bind_allocated(name, buffer)
             return
         self._shapes[name] = shape
         self._set_address(name, buffer.address(self._output_bytes(name)))
+
+    def _bind_allocated(self, name: str, buffer: Buffer) -> None:
+        """Have room for all that may come: 8.6 asks for as much as the run before took, and writes more."""
+        buffer.address(max(0, self.context.get_max_output_size(name)))
+        if name not in self._allocators:
+            self._allocators[name] = output_allocator(self._trt, buffer)
+            self.context.set_output_allocator(name, self._allocators[name])
 
     def _set_address(self, name: str, address: int) -> None:
         if self._addresses.get(name) != address:

@@ -307,6 +307,9 @@ try:
     run(Path(sys.argv[1]), [{"image": random(1, 8, 16, 32, 32)}])
 except StepError as error:
     print(error)
+finally:
+    hoard.clear()
+    primary.close()
 """
 
 
