@@ -1,6 +1,7 @@
 """A graph that is brought to an older opset computes the same, bit for bit, or is refused."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -88,7 +89,14 @@ def test_what_the_older_opset_cannot_say_is_refused(node: onnx.NodeProto, says: 
 
 def test_a_shape_of_some_axes_is_a_slice_of_all(tmp_path: Path) -> None:
     """TensorRT 8.6 reads such a Shape, passes over its bounds, and so gives it as many numbers as there are axes."""
-    for bounds in ({"start": 1, "end": 2}, {"start": -2}, {"end": -1}, {"start": 0}, {"start": 2, "end": 9}):
+    every: list[dict[str, Any]] = [
+        {"start": 1, "end": 2},
+        {"start": -2},
+        {"end": -1},
+        {"start": 0},
+        {"start": 2, "end": 9},
+    ]
+    for bounds in every:
         newer = graph([helper.make_node("Shape", ["x"], ["y"], **bounds)], [value("x", [2, 6, 8])], [sizes()])
         expected = outputs(newer, tmp_path / "newer.onnx")
         older = lower_opset(newer, OPSET, IR)
