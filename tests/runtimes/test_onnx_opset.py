@@ -110,7 +110,7 @@ def test_a_kernel_behind_its_pairs_is_told_by_the_node(tmp_path: Path) -> None:
         helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["dq"]),
         helper.make_node("Conv", ["x", "dq"], ["y"]),
     ]
-    weights = {
+    weights: dict[str, Any] = {
         "w": np.full((4, 6, 3), 0.1, np.float32),
         "scale": np.asarray(0.02, np.float32),
         "zero": np.asarray(0, np.int8),
