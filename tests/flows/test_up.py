@@ -1,0 +1,247 @@
+"""`trtflow up` for real: what it starts, serves and says, and what is true after something of it was killed."""
+
+import contextlib
+import os
+import signal
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from flows.server import Server
+from tests.commands import BAD, SOURCE, TINY, fresh
+from tests.projects import Project
+from tests.services import Service, free_port, processes, receiver, service, wait_for
+
+# A conversion that stays where it is for as long as there is a file `hold`.
+_SLOW = """
+import time
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+
+def evaluation():
+    while (HERE / "hold").exists():
+        (HERE / "held").touch()
+        time.sleep(0.05)
+    yield {"x": np.ones((4, 4), np.float32)}, {}
+"""
+SLOW = {**SOURCE, "data": {"evaluation": {"source": "slow:evaluation"}}}
+
+
+def project_in(folder: Path, webhook: str) -> Project:
+    project = fresh(folder)
+    (folder / "slow.py").write_text(_SLOW)
+    pipelines: dict[str, Any] = {
+        "tiny": {**TINY, "on_retrain": True, "schedule": {"cron": "0 3 * * *", "timezone": "Europe/Paris"}},
+        "bad": BAD,
+        "slow": SLOW,
+    }
+    head = {"version": 1, "keep": {"runs": 1}, "notify": {"webhook": webhook}}
+    (folder / "pipelines.yaml").write_text(yaml.safe_dump({**head, "pipelines": pipelines}))
+    return project
+
+
+@pytest.fixture(scope="module")
+def heard() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    with receiver() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory, heard: tuple[str, list[dict[str, Any]]]) -> Iterator[Service]:
+    """Served for all tests of this file, in their order: the last ones kill it."""
+    project = project_in(tmp_path_factory.mktemp("up") / "project", "$WEBHOOK")
+    with service(project, WEBHOOK=heard[0]) as started:
+        yield started
+
+
+def hold(up: Service) -> str:
+    """Start a conversion that is held, and wait until it is at work: its source is new, so that no result is cached."""
+    (up.project.folder / "slow.py").write_text(f"{_SLOW}# {uuid.uuid4().hex}\n")
+    (up.project.folder / "held").unlink(missing_ok=True)
+    (up.project.folder / "hold").touch()
+    key = up.start_run("convert/slow")
+    wait_for((up.project.folder / "held").exists, lambda: up.text)
+    return key
+
+
+def release(up: Service) -> None:
+    (up.project.folder / "hold").unlink()
+
+
+def process_of(up: Service, key: str) -> int:
+    """The process of a flow run, as its claim says."""
+    return int((up.project.folder / ".trtflow/claims" / key).read_text().split()[0])
+
+
+@pytest.mark.slow
+def test_it_says_what_it_started_and_where(up: Service) -> None:
+    assert f"UI: http://127.0.0.1:{up.port}\n" in up.text
+    assert "telemetry and calls to the outside are off" in up.text
+    assert "serving 4 deployments" in up.text
+    (automation,) = [found for found in up.ask("automations") if found["name"].startswith("dead runs of ")]
+    assert (automation["trigger"]["posture"], automation["trigger"]["within"]) == ("Proactive", 90.0)
+
+
+@pytest.mark.slow
+def test_a_run_is_named_tagged_and_ends_in_the_state_of_its_outcome(up: Service) -> None:
+    run = up.wait(up.start_run("convert/tiny"))
+    record = up.project.record("tiny").outcome
+    assert (run["state_type"], run["name"]) == ("COMPLETED", f"tiny · {run['id'][-6:]} · manual"), run["state"]
+    assert {"tiny", "trtflow"} <= set(run["tags"])
+    assert record.run.endswith(run["id"][-6:])
+    assert record.promoted is not None
+    assert record.promoted.reason == run["state"]["message"]
+
+
+@pytest.mark.slow
+def test_a_failed_gate_fails_the_run_and_tells_the_webhook(
+    up: Service, heard: tuple[str, list[dict[str, Any]]]
+) -> None:
+    run = up.wait(up.start_run("convert/bad"))
+    assert (run["state_type"], "top1_agreement" in run["state"]["message"]) == ("FAILED", True)
+    wait_for(lambda: bool(heard[1]), lambda: up.text)
+    assert {key: heard[1][0][key] for key in ("pipeline", "run", "state", "message", "flow_run_id")} == {
+        "pipeline": "bad",
+        "run": run["name"],
+        "state": "Failed",
+        "message": run["state"]["message"],
+        "flow_run_id": run["id"],
+    }
+    assert "Traceback" not in up.text
+
+
+@pytest.mark.slow
+def test_gc_keeps_what_the_yaml_says(up: Service) -> None:
+    (gc,) = up.ask("deployments", flows={"name": {"any_": ["gc"]}})
+    assert [found["schedule"]["cron"] for found in gc["schedules"]] == ["0 4 * * *"]
+    up.wait(up.start_run("convert/tiny"))
+    run = up.wait(up.start_run(f"gc/{gc['name']}"))
+    assert (run["state_type"], run["state"]["message"].startswith("freed")) == ("COMPLETED", True), run["state"]
+    assert len(list((up.project.store / "tiny/runs").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_the_server_refuses_what_the_form_does_not_take(up: Service) -> None:
+    for parameters in ({"precisions": ["fp9"]}, {"verify": "maybe"}, {"file": "x"}, {"metadata": 1}):
+        with pytest.raises(httpx.HTTPStatusError, match="409"):
+            up.start_run("convert/tiny", **parameters)
+
+
+@pytest.mark.slow
+def test_a_second_one_and_a_port_in_use_are_refused(up: Service, tmp_path: Path) -> None:
+    second = up.project.start("up", "--port", str(free_port()), before=("env", "WEBHOOK=http://127.0.0.1:9/"))
+    _, said = second.communicate(timeout=60)
+    assert (second.returncode, f"(process {up.process.pid})" in said) == (2, True), said
+    other = fresh(tmp_path / "other")
+    finished = other.run("up", "--port", str(up.port))
+    assert finished.code == 2
+    assert f"cannot listen at 127.0.0.1:{up.port}: a Prefect server 3." in finished.stderr
+    assert f"PREFECT_API_URL={up.url}" in finished.stderr
+
+
+@pytest.mark.slow
+def test_a_run_whose_process_is_killed_has_crashed_and_the_next_one_passes(up: Service) -> None:
+    key = hold(up)
+    os.kill(process_of(up, key), signal.SIGKILL)
+    run = up.wait(key)
+    assert (run["state_type"], "-9" in run["state"]["message"]) == ("CRASHED", True), run["state"]
+    release(up)
+    assert up.wait(up.start_run("convert/slow"))["state_type"] == "COMPLETED"
+
+
+@pytest.mark.slow
+def test_a_run_that_is_cancelled_ends_as_cancelled(up: Service) -> None:
+    key = hold(up)
+    pid = process_of(up, key)
+    state = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+    httpx.post(f"{up.url}/flow_runs/{key}/set_state", json=state, timeout=60).raise_for_status()
+    assert up.wait(key)["state_type"] == "CANCELLED"
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), lambda: up.text)
+    release(up)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_comes_back_and_the_run_goes_on(up: Service) -> None:
+    key = hold(up)
+    os.kill(up.server_process(), signal.SIGKILL)
+    wait_for(lambda: "the Prefect server is back" in up.text, lambda: up.text)
+    assert up.run(key)["state_type"] == "RUNNING"
+    release(up)
+    assert up.wait(key)["state_type"] == "COMPLETED"
+
+
+@pytest.mark.slow
+def test_what_was_stopped_goes_on_and_what_was_killed_has_crashed(up: Service) -> None:
+    stopped = hold(up)
+    assert up.stop() == 0, up.text
+    assert processes(up.project.mark) == []
+    assert "1 runs were stopped; they go on when `trtflow up` is started again" in up.text
+    release(up)
+
+    with service(up.project, WEBHOOK="http://127.0.0.1:9/") as second:
+        run = second.wait(stopped)
+        assert (run["state_type"], run["run_count"]) == ("COMPLETED", 2), run["state"]
+        killed = hold(second)
+        second.process.kill()
+        second.process.wait()
+        wait_for(lambda: processes(up.project.mark) == [], lambda: str(processes(up.project.mark)), seconds=30)
+
+    with service(up.project, WEBHOOK="http://127.0.0.1:9/") as third:
+        run = third.wait(killed)
+        assert run["state_type"] == "CRASHED", run["state"]
+        release(third)
+        assert third.wait(third.start_run("convert/slow"))["state_type"] == "COMPLETED"
+        cached = {step.step for step in up.project.record("slow").outcome.steps if step.cached}
+        assert {"inspect", "fold", "build"} <= cached
+        assert third.stop(signal.SIGTERM) == 0
+    assert not up.project.left_over()
+
+
+def database_of(project: Project, revision: str) -> Path:
+    database = project.folder / ".trtflow/prefect.db"
+    database.parent.mkdir()
+    with contextlib.closing(sqlite3.connect(database)) as made:
+        made.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        made.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
+        made.commit()
+    return database
+
+
+def test_a_database_of_a_newer_prefect_is_left_alone(new: Project) -> None:
+    database = database_of(new, "feedfacecafe")
+    before = database.read_bytes()
+    finished = new.run("up", "--port", str(free_port()))
+    assert (finished.code, database.read_bytes()) == (2, before)
+    assert f"the database {database} is of a newer Prefect than the 3." in finished.stderr
+
+
+def test_a_file_that_is_no_database_is_left_alone(new: Project) -> None:
+    database = database_of(new, "x")
+    database.write_bytes(b"not SQLite" * 100)
+    finished = new.run("up", "--port", str(free_port()))
+    assert (finished.code, "cannot be read" in finished.stderr) == (2, True), finished.stderr
+
+
+def test_a_copy_is_kept_of_the_database_of_an_older_prefect(new: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    database = database_of(new, "9725c1cbee35")  # its first revision
+    Server(database.parent, "127.0.0.1", free_port()).check()
+    kept = database.with_name("prefect.db.9725c1cbee35")
+    assert str(kept) in capsys.readouterr().err
+    with contextlib.closing(sqlite3.connect(kept)) as copied:
+        assert copied.execute("SELECT version_num FROM alembic_version").fetchall() == [("9725c1cbee35",)]
+
+
+def test_a_webhook_whose_variable_is_not_set_is_told_before_anything_starts(tmp_path: Path) -> None:
+    project = project_in(tmp_path / "project", "$NOWHERE")
+    finished = project.run("up", "--port", str(free_port()))
+    assert (finished.code, "NOWHERE is not set" in finished.stderr) == (2, True), finished.stderr
+    assert not (project.folder / ".trtflow").exists()

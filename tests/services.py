@@ -1,0 +1,168 @@
+"""`trtflow up` for the tests: started on a free port, asked over its API, killed in part or as a whole."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.projects import Project
+
+FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+PATIENCE_SECONDS = 120.0
+
+
+@dataclass
+class Service:
+    """A `trtflow up` on a project."""
+
+    project: Project
+    port: int
+    process: "subprocess.Popen[str]"
+    told: list[str] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        """Of the API."""
+        return f"http://127.0.0.1:{self.port}/api"
+
+    @property
+    def text(self) -> str:
+        """All that it has printed on stderr."""
+        return "".join(self.told)
+
+    def ask(self, kind: str, **question: object) -> list[dict[str, Any]]:
+        """What a filter finds."""
+        answer = httpx.post(f"{self.url}/{kind}/filter", json=question, timeout=60)
+        answer.raise_for_status()
+        found: list[dict[str, Any]] = answer.json()
+        return found
+
+    def start_run(self, title: str, **parameters: object) -> str:
+        """Start a run as the UI does; returns its id."""
+        answer = httpx.get(f"{self.url}/deployments/name/{title}", timeout=60)
+        answer.raise_for_status()
+        place = f"{self.url}/deployments/{answer.json()['id']}/create_flow_run"
+        answer = httpx.post(place, json={"parameters": parameters}, timeout=60)
+        answer.raise_for_status()
+        return str(answer.json()["id"])
+
+    def run(self, key: str) -> dict[str, Any]:
+        """One flow run as it is now."""
+        (found,) = self.ask("flow_runs", flow_runs={"id": {"any_": [key]}})
+        return found
+
+    def wait(self, key: str, *states: str) -> dict[str, Any]:
+        """Wait until a flow run is in one of the states, by default one of the last."""
+        reached: list[dict[str, Any]] = []
+
+        def look() -> bool:
+            try:
+                reached[:] = [self.run(key)]
+            except httpx.HTTPError:  # the server was killed, and is coming back
+                return False
+            return reached[0]["state_type"] in (states or FINAL)
+
+        wait_for(look, lambda: f"{[run['state'] for run in reached]}\n{self.text}")
+        return reached[0]
+
+    def serving(self, times: int = 1) -> None:
+        """Wait until it serves."""
+        wait_for(lambda: self.text.count("serving ") >= times or self.process.poll() is not None, lambda: self.text)
+        assert self.process.poll() is None, self.text
+
+    def server_process(self) -> int:
+        """The process id of its server."""
+        (found,) = [pid for pid, command in processes(self.project.mark) if "flows.server_process" in command]
+        return found
+
+    def stop(self, signum: int = signal.SIGINT) -> int:
+        """Stop it as a user does; returns its exit code."""
+        self.process.send_signal(signum)
+        return self.process.wait(60)
+
+
+def wait_for(happened: Callable[[], bool], told: Callable[[], str], seconds: float = PATIENCE_SECONDS) -> None:
+    """Wait until something has happened."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, told()
+        time.sleep(0.1)
+
+
+def processes(mark: str) -> list[tuple[int, str]]:
+    """Every process that was started from a project, with its command."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (process / "environ").read_bytes():
+                found.append((int(process.name), (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()))
+        except OSError:  # it has ended by now
+            continue
+    return found
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+@contextmanager
+def service(project: Project, **environment: str) -> Iterator[Service]:
+    """Start it and wait until it serves; whatever is left at the end is killed."""
+    port = free_port()
+    before = ("env", *(f"{name}={text}" for name, text in environment.items()))
+    process = project.start("up", "--port", str(port), before=before)
+    started = Service(project, port, process)
+    readers = [threading.Thread(target=_hear, args=(started, name), daemon=True) for name in ("stdout", "stderr")]
+    for reader in readers:
+        reader.start()
+    try:
+        started.serving()
+        yield started
+    finally:
+        for pid, _ in processes(project.mark):
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+        for reader in readers:
+            reader.join(10)
+
+
+def _hear(started: Service, name: str) -> None:
+    for line in getattr(started.process, name):
+        started.told.append(line)
+
+
+@contextmanager
+def receiver() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A webhook's address, and what it was sent."""
+    heard: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/hook", heard
+        server.shutdown()
+        thread.join()
