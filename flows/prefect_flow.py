@@ -15,7 +15,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.run import Run, drive
 from flows.submit import Result, run_step
-from flows.ui_artifacts import log_step, show_in_ui
+from flows.ui_artifacts import log_step, shown_in_ui
 from tasks.core.errors import CannotRun, ConfigError, StepError, TrtflowError
 from tasks.core.outcome import RunOutcome
 from tasks.runtimes.isolate import Workers
@@ -145,11 +145,11 @@ def _check_server() -> None:
 def _flow(run: Run, workers: Workers, refuse: Callable[[ConfigError], None]) -> "prefect.Flow[[], State[Any]]":
     def body() -> "State[Any]":
         try:
-            outcome = drive(run, workers, TaskSubmit(run))
+            with shown_in_ui(run):
+                outcome = drive(run, workers, TaskSubmit(run))
         except ConfigError as error:
             refuse(error)
             return Failed(message=str(error))
-        show_in_ui(run, outcome)
         if outcome.status == "passed":
             return Completed(message=outcome.promoted.reason if outcome.promoted else "passed")
         bad = [engine for engine in outcome.engines if engine.status in ("failed", "error")]

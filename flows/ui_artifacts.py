@@ -3,7 +3,8 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import httpx
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -17,6 +18,7 @@ from flows.journal import StepEntry
 from flows.pages.run_text import run_text
 from flows.run import Run
 from flows.table import cells
+from tasks.core.errors import TrtflowError
 from tasks.core.outcome import RunOutcome
 
 # Where somebody serves the folder of the store: the text then holds a link to the report that a browser follows.
@@ -51,8 +53,21 @@ def tag_flow_run(run: Run, names: Iterable[str]) -> None:
             client.update_flow_run(context.flow_run.id, tags=sorted(wanted))
 
 
-def show_in_ui(run: Run, outcome: RunOutcome) -> None:
-    """Leave the run's table and text with the flow run around; a server that does not take them fails nothing."""
+@contextmanager
+def shown_in_ui(run: Run) -> Iterator[None]:
+    """Drive the run inside: what came out is then left with the flow run around, also where an error ended it."""
+    try:
+        yield
+    except TrtflowError:
+        if run.outcome:
+            _publish(run, run.outcome)
+        raise
+    if run.outcome:
+        _publish(run, run.outcome)
+
+
+def _publish(run: Run, outcome: RunOutcome) -> None:
+    """Leave the run's table and text; a server that does not take them fails nothing."""
     columns = cells(outcome)
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     rows = rows or [{"engine": "none", "verdict": outcome.status, "reason": run.failure or ""}]

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -18,8 +20,16 @@ from websockets.sync.connection import Connection
 
 _FLAGS = (
     *("--headless", "--no-sandbox", "--no-first-run", "--disable-background-networking", "--disable-component-update"),
-    *("--disable-sync", "--disable-extensions", "--disable-default-apps", "--metrics-recording-only"),
-    *("--disable-features=OptimizationHints,MediaRouter,Translate", "--no-pings", "--remote-debugging-port=0"),
+    *(
+        "--window-size=1400,1000",
+        "--hide-scrollbars",
+        "--disable-sync",
+        "--disable-extensions",
+        "--disable-default-apps",
+        "--metrics-recording-only",
+    ),
+    # What the browser itself would ask its makers is not looked up either; what pages ask for is noted down.
+    *("--no-pings", "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1", "--remote-debugging-port=0"),
     # The graph of a flow run is drawn by WebGL: in software, where there is no GPU.
     *("--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
 )
@@ -79,9 +89,11 @@ class Tab:
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
-    def write(self, script: str, text: str) -> None:
-        """Click an input and write."""
+    def write(self, script: str, text: str, *, instead: bool = False) -> None:
+        """Click an input and write, `instead` of what is there or behind it."""
         self.click(script)
+        if instead:
+            self.look(f"({script}).select()")
         self.call("Input.insertText", text=text)
 
     def picture(self, path: Path, width: int = 1400, height: int = 1000) -> None:
@@ -89,7 +101,11 @@ class Tab:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         time.sleep(0.7)  # what moves comes to rest
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+        path.write_bytes(self.pixels())
+
+    def pixels(self) -> bytes:
+        """What is shown right now, as a PNG."""
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
 
     def strangers(self, *hosts: str) -> list[str]:
         """Requests to anywhere but these hosts, given with their ports."""
@@ -126,11 +142,13 @@ class Tab:
 
 
 @contextmanager
-def opened(program: str, *flags: str) -> Iterator[Tab]:
+def opened(program: str) -> Iterator[Tab]:
     """Start the browser with a profile of its own, and end it with all that it left."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        command = [program, *_FLAGS, *flags, f"--user-data-dir={profile}", "about:blank"]
-        browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = [program, *_FLAGS, f"--user-data-dir={profile}", "about:blank"]
+        browser = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         try:
             with connect(_address(Path(profile), browser), max_size=None, proxy=None) as socket:
                 tab = Tab(socket)
@@ -140,12 +158,8 @@ def opened(program: str, *flags: str) -> Iterator[Tab]:
                 tab.call("Target.setAutoAttach", autoAttach=True, waitForDebuggerOnStart=True, flatten=True)
                 yield tab
         finally:
-            browser.terminate()
-            try:
-                browser.wait(10)
-            except subprocess.TimeoutExpired:
-                browser.kill()
-                browser.wait()
+            os.killpg(browser.pid, signal.SIGKILL)  # nobody reads its profile again
+            browser.wait()
 
 
 def _address(profile: Path, browser: "subprocess.Popen[bytes]") -> str:

@@ -41,7 +41,8 @@ def run_text(run: Run, outcome: RunOutcome, reports_at: str = "") -> str:
 
 def plain(text: str) -> str:
     """Text that means nothing to Markdown and is no HTML."""
-    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
+    lines = (" ".join(line.split()) for line in text.splitlines())
+    return _MARKUP.sub(r"\\\1", "; ".join(line for line in lines if line))
 
 
 def table_text(columns: Mapping[str, tuple[str, ...]]) -> list[str]:
