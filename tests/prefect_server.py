@@ -77,7 +77,8 @@ class Server:
 
     def ask(self, kind: str, **question: object) -> list[dict[str, Any]]:
         """Ask for what fits some filters."""
-        return self.post(f"{kind}/filter", question)
+        found: list[dict[str, Any]] = self.post(f"{kind}/filter", question)
+        return found
 
     def post(self, path: str, body: object) -> Any:  # noqa: ANN401 - whatever the server answers
         """Post, and read the answer."""
