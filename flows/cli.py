@@ -3,7 +3,6 @@
 import importlib
 import json
 import logging
-import re
 import signal
 import sys
 import traceback
@@ -13,9 +12,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from flows.options import DEFAULT_FILE, Options, options_from
+from tasks.core.config_operations import size_bytes
 from tasks.core.errors import ConfigError, Interrupted, TrtflowError
 
-_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<prefix>[KkMmGgTt]?)(?P<binary>i?)[Bb]")
 # Which module of flows.commands serves which subcommand.
 _MODULES = {
     "run": "run",
@@ -29,9 +28,12 @@ _MODULES = {
     "verify": "verify",
     "gc": "gc",
     "repro": "repro",
+    "notify": "notify",
     "doctor": "doctor",
     "schema": "schema",
     "validate": "schema",
+    "up": "up",
+    "deploy": "deploy",
 }
 
 
@@ -150,10 +152,15 @@ def _parser() -> ArgumentParser:
     repro = add("repro", "run the request that made an artifact again, and compare")
     repro.add_argument("artifact", help="<pipeline>/<step>/<key>, as reports name it")
     repro.add_argument("--polygraphy", action="store_true", help="print the polygraphy line that does the same")
+    _notify_options(add("notify", "announce a retrained checkpoint to the server that waits for it"))
     add("doctor", "say which runtimes work here, and what to install for the rest")
     documents = ("pipelines", "run", "report")
     add("schema", "print a JSON Schema").add_argument(
         "document", choices=documents, metavar="DOCUMENT", help=f"one of {documents}"
+    )
+    _operation_options(
+        add("up", "serve the pipelines: Prefect server and UI, schedules, triggers, in the foreground"),
+        add("deploy", "register the pipelines, schedules and triggers with the Prefect API of PREFECT_API_URL"),
     )
     add("validate", "check the YAML and the files and names in it, without running anything")
     return parser
@@ -172,7 +179,8 @@ def _shared_options() -> _Parser:
 
 def _run_options(run_parser: ArgumentParser) -> None:
     add = run_parser.add_argument
-    add("--checkpoint", metavar="PATH", help="use this checkpoint, for one pipeline")
+    add("--checkpoint", metavar="PATH|URL", help="use this checkpoint, for one pipeline")
+    add("--sha256", metavar="DIGEST", help="and only if it is that one")
     add("--prefect", action="store_true", help="run as a Prefect flow (so it does with PREFECT_API_URL)")
     add("--rebenchmark", action="store_true", help="measure again, although nothing changed")
     add("--verify", action="store_true", help="hash every cached file, not only look at its stat")
@@ -198,15 +206,35 @@ def _key_options(keygen: ArgumentParser, verify: ArgumentParser) -> None:
     add("--engine", metavar="FOLDER", help="the engine's files that belong to --promotion")
 
 
+def _notify_options(notify: ArgumentParser) -> None:
+    add = notify.add_argument
+    add("name", metavar="NAME", help="a pipeline of the YAML")
+    add("--checkpoint", metavar="PATH|URL", required=True, help="what was trained: below one of the YAML's roots")
+    add("--sha256", metavar="DIGEST", help="refuse any other file (default: of a path, its digest now)")
+    add("--metadata", metavar="NAME=VALUE", action="append", help="kept beside the run; may be given several times")
+
+
 def _gc_options(gc: ArgumentParser) -> None:
-    text = "runs to keep of each pipeline (default: 10)"
-    gc.add_argument("--keep-runs", type=_count, default=10, metavar="N", help=text)
+    text = "runs to keep of each pipeline (default: as `keep` of the YAML says, else 10)"
+    gc.add_argument("--keep-runs", type=_count, default=None, metavar="N", help=text)
     text = "keep also every run that is younger"
     gc.add_argument("--keep-days", type=_days, default=None, metavar="D", help=text)
     text = "then drop the oldest runs of each pipeline, but for its newest, until it takes no more (as 20GB, 512MiB)"
     gc.add_argument("--max-size", type=_size, default=None, metavar="SIZE", help=text)
     gc.add_argument("--dry-run", action="store_true", help="only say what would go")
     gc.add_argument("--yes", action="store_true", help="do not ask on a terminal")
+
+
+def _operation_options(up: ArgumentParser, deploy: ArgumentParser) -> None:
+    add = up.add_argument
+    add(
+        "--host", default="127.0.0.1", help="address that the server listens at (default: 127.0.0.1, this machine only)"
+    )
+    add("--port", type=_count, default=4200, help="its port (default: 4200)")
+    add("--data", metavar="FOLDER", help="its database and logs (default: .trtflow beside the YAML)")
+    add("--at-once", type=_count, metavar="N", help="runs at once (default: 2, or a quarter of the cores)")
+    deploy.add_argument("--dry-run", action="store_true", help="only say what would change")
+    deploy.add_argument("--remove", action="store_true", help="remove all that this YAML has registered")
 
 
 def _text(text: str) -> str:
@@ -238,11 +266,10 @@ def _days(text: str) -> float:
 
 
 def _size(text: str) -> int:
-    found = _SIZE.fullmatch(text.strip())
+    found = size_bytes(text)
     if found is None:
         raise ArgumentTypeError(f"{text!r} is no size: write it as 20GB, 1.5TB or 512MiB")
-    base = 1024 if found["binary"] else 1000
-    return int(float(found["number"]) * base ** " KMGT".index(found["prefix"].upper() or " "))
+    return found
 
 
 def _count(text: str) -> int:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import prefect
 import prefect.settings
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.exceptions import UnfinishedRun
+from prefect.exceptions import TerminationSignal, UnfinishedRun
 from prefect.futures import PrefectFuture
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from flows.api import check_api
 from flows.run import Run, drive
 from flows.submit import Result, run_step
 from flows.ui_artifacts import log_step, shown_in_ui
@@ -43,6 +43,11 @@ class _TaskResult(Result[R]):
 
 class TaskSubmit:
     """Submits each step as a task of the flow run around it."""
+
+    interruptions: tuple[type[BaseException], ...] = (
+        KeyboardInterrupt,
+        TerminationSignal,
+    )  # the second is what Prefect makes of SIGTERM
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -116,7 +121,8 @@ def _filled(value: object, resolved: dict[int, object]) -> object:
 
 def run_with_prefect(run: Run, workers: Workers) -> RunOutcome:
     """Run the pipeline as the flow `convert`; its state says what became of the run."""
-    _check_server()
+    if url := prefect.settings.PREFECT_API_URL.value():  # else Prefect starts a server of its own for this run
+        check_api(url)
     refused: list[ConfigError] = []
     with prefect.tags(run.pipeline):
         state = _flow(run, workers, refused.append)(return_state=True)
@@ -129,36 +135,33 @@ def run_with_prefect(run: Run, workers: Workers) -> RunOutcome:
     return run.outcome
 
 
-def _check_server() -> None:
-    url = prefect.settings.PREFECT_API_URL.value()
-    if not url:
-        return  # Prefect starts a server of its own for this run
-    with get_client(sync_client=True) as client:
-        problem = client.api_healthcheck()
-    if problem is not None:
-        raise TrtflowError(
-            f"the Prefect API at {url} does not answer: {problem}",
-            "start it (prefect server start), correct PREFECT_API_URL, or unset it to run without Prefect",
-        )
+def driven(run: Run, workers: Workers) -> "State[Any]":
+    """Run the pipeline inside a flow run; what this returns is the state in which the flow run ends."""
+    with shown_in_ui(run):
+        outcome = drive(run, workers, TaskSubmit(run))
+    if outcome.status == "passed":
+        return Completed(message=outcome.promoted.reason if outcome.promoted else "passed")
+    bad = [engine for engine in outcome.engines if engine.status in ("failed", "error")]
+    return Failed(message="; ".join(f"{engine.id}: {engine.reason}" for engine in bad) or run.failure or "failed")
+
+
+def runner_of_tasks() -> "TaskRunner[PrefectFuture[Any]]":
+    """A thread for each step: what limits them are their inputs and the workers."""
+    return cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=_THREADS))
 
 
 def _flow(run: Run, workers: Workers, refuse: Callable[[ConfigError], None]) -> "prefect.Flow[[], State[Any]]":
     def body() -> "State[Any]":
         try:
-            with shown_in_ui(run):
-                outcome = drive(run, workers, TaskSubmit(run))
+            return driven(run, workers)
         except ConfigError as error:
             refuse(error)
             return Failed(message=str(error))
-        if outcome.status == "passed":
-            return Completed(message=outcome.promoted.reason if outcome.promoted else "passed")
-        bad = [engine for engine in outcome.engines if engine.status in ("failed", "error")]
-        return Failed(message="; ".join(f"{engine.id}: {engine.reason}" for engine in bad) or run.failure or "failed")
 
     return prefect.Flow(
         fn=body,
         name="convert",
         flow_run_name=f"{run.pipeline} · {run.id[-6:]} · manual",
-        task_runner=cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=_THREADS)),
+        task_runner=runner_of_tasks(),
         persist_result=False,
     )

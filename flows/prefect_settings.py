@@ -7,6 +7,8 @@ _DEFAULTS = {
     # Its server reports to its makers unless told not to.
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
+    # A run that says nothing for a while is dead: what a server needs to tell one that works from one that was killed.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
 }
 
 
@@ -16,6 +18,13 @@ def keep_quiet() -> None:
         os.environ.setdefault(name, value)
     for handler in logging.getLogger().handlers:
         handler.addFilter(_is_news)
+
+
+def what_is_off() -> str:
+    """Say whether anything calls out, as the environment has it now."""
+    if os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"].lower() in ("false", "0") and os.environ["DO_NOT_TRACK"] == "1":
+        return "telemetry and calls to the outside are off"
+    return "telemetry is on: PREFECT_SERVER_ANALYTICS_ENABLED or DO_NOT_TRACK asks for it"
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from tasks.core.outcome import RunRecord
+from tasks.core.store import CHECKPOINTS
 
 _TIME = "%Y%m%dT%H%M%S"
 
@@ -127,4 +128,8 @@ def _fitting(kept: list[str], needed: set[str], where: tuple[str, Inventory, int
 
 def _used(inventory: Inventory, run: str) -> tuple[str, ...]:
     record = inventory.record(run)
-    return record.artifacts if record else ()
+    if record is None:
+        return ()
+    checkpoint = record.checkpoint
+    folder = f"{record.outcome.pipeline}/{CHECKPOINTS}/{checkpoint.sha256}" if checkpoint else ""
+    return (*record.artifacts, folder) if folder else record.artifacts

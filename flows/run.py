@@ -22,7 +22,7 @@ from tasks.core.config import InterpreterConfig, PipelineConfig
 from tasks.core.environment import environment
 from tasks.core.errors import ArtifactDamaged, ConfigError, StepError, StoreError, TrtflowError, TrustError
 from tasks.core.files import store_errors, write_atomically
-from tasks.core.outcome import Promoted, RunOutcome, RunRecord, RunStatus
+from tasks.core.outcome import CheckpointRecord, Promoted, RunOutcome, RunRecord, RunStatus
 from tasks.core.promotions import promotions_in
 from tasks.core.shared import Shared
 from tasks.core.store import Store
@@ -49,10 +49,10 @@ class RunOptions:
     interpreters: Mapping[str, InterpreterConfig] = field(default_factory=dict)
 
 
-def _run_id() -> str:
-    """Sorts by time: the newest run is the last."""
+def run_id(suffix: str = "") -> str:
+    """Sorts by time: the newest run is the last. The suffix of six letters is random, if none is given."""
     now = datetime.now(UTC)
-    return f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03}Z-{uuid.uuid4().hex[:6]}"
+    return f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03}Z-{suffix or uuid.uuid4().hex[:6]}"
 
 
 @dataclass
@@ -67,7 +67,8 @@ class Run:
     outcome: RunOutcome | None = None
     failure: str | None = None
     report: Path | None = None  # the page, once it is written
-    id: str = field(default_factory=_run_id)
+    checkpoint: CheckpointRecord | None = None  # the one that `config` was given in place of the YAML's
+    id: str = field(default_factory=run_id)
     started: float = field(default_factory=time.monotonic)
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
 
@@ -119,6 +120,8 @@ def run_pipeline(run: Run, workers: Workers) -> RunOutcome:
 def drive(run: Run, workers: Workers, submit: Submit) -> RunOutcome:
     """Run the DAG. What ends it early is recorded; an interruption and a wrong YAML are also raised again."""
     options = run.options
+    if run.checkpoint is not None:
+        run.note(f"made from the checkpoint {run.checkpoint.given} (sha256 {run.checkpoint.sha256})")
     context = Context(
         run.pipeline,
         run.config,
@@ -137,7 +140,7 @@ def _drive(run: Run, context: Context, submit: Submit, held: contextlib.ExitStac
     try:
         held.enter_context(context.store.in_use(run.pipeline))
         return go(run, context, submit)
-    except KeyboardInterrupt as error:
+    except submit.interruptions as error:
         run.stop.set()
         context.workers.close()  # steps that wait for a worker or a lock end now
         submit.settle()
@@ -230,6 +233,7 @@ def _made_record(run: Run, context: Context, ending: _Ending) -> RunRecord:
         artifacts=tuple(dict.fromkeys(artifact.folder for artifact in run.journal.artifacts())),
         environment=environment(),
         timeline=run.journal.timeline(run.started),
+        checkpoint=run.checkpoint,
     )
 
 

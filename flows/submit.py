@@ -28,6 +28,10 @@ class Result(Protocol[R_co]):
 class Submit(Protocol):
     """Hands a step over; arguments that are results of other steps are waited for, also inside tuples and lists."""
 
+    @property
+    def interruptions(self) -> tuple[type[BaseException], ...]:
+        """What a signal that ends the run is raised as."""
+
     def __call__(self, step: Step[..., R], subject: str, *args: object) -> Result[R]:
         """Return at once."""
 
@@ -37,6 +41,8 @@ class Submit(Protocol):
 
 class ThreadSubmit:
     """The in-process way to run the DAG."""
+
+    interruptions: tuple[type[BaseException], ...] = (KeyboardInterrupt,)
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -66,6 +72,8 @@ class ThreadSubmit:
 
 class Unreached:
     """Submits to nowhere: each step is noted in the journal, and fails with what kept it from being reached."""
+
+    interruptions: tuple[type[BaseException], ...] = (KeyboardInterrupt,)
 
     def __init__(self, journal: Journal, error: TrtflowError) -> None:
         self._journal = journal

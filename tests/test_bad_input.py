@@ -83,7 +83,7 @@ def test_mistake_in_the_yaml_ends_with_2(project: Project, mistake: str, capsys:
         (["run", "-f", "nowhere.yaml"], "there is no file"),
         (["run", "b"], "there is no pipeline 'b'"),
         (["run", "--checkpoint", "nowhere.pt", "a"], "there is no checkpoint 'nowhere.pt'"),
-        (["run", "--checkpoint", "s3://bucket/a.pt", "a"], "known, not yet supported"),
+        (["run", "--checkpoint", "s4://bucket/a.pt", "a"], "there is no protocol 's4'"),
         (["run", "--store", "s4://bucket/a"], "there is no protocol 's4'"),
         (["run", "--timeout", "0"], "--timeout"),
         (["run", "--nonsense"], "--nonsense"),

@@ -11,6 +11,7 @@ from flows.collect import Going, clear_folder, clear_remote, collect_folder, col
 from flows.options import Options, chosen, open_store
 from flows.retention import Rules
 from flows.table import size_text
+from tasks.core.config import Config
 from tasks.core.errors import StoreError
 from tasks.core.store import Store
 from tasks.core.yaml_source import load_config
@@ -48,7 +49,7 @@ def command(parsed: Namespace, options: Options) -> int:
     """Say what would go; remove it unless that is all that was asked for, or somebody says no."""
     config = load_config(options.file)
     store = open_store(options, config)
-    rules = Rules(parsed.keep_runs, parsed.keep_days, parsed.max_size)
+    rules = rules_of(config, parsed)
     names = list(chosen(config, parsed.names, options))
     found = _collect(store, names, rules, None)
     if not options.json:
@@ -58,6 +59,20 @@ def command(parsed: Namespace, options: Options) -> int:
         found = _collect(store, names, rules, found)
     _tell(found, options, store, removed=removes)
     return 0
+
+
+def rules_of(config: Config, parsed: Namespace) -> Rules:
+    """What to keep: as the command line says, all of it by the YAML if that says nothing."""
+    given = (parsed.keep_runs, parsed.keep_days, parsed.max_size)
+    if config.keep is not None and given == (None, None, None):
+        return Rules(config.keep.runs, config.keep.days, config.keep.max_bytes)
+    return Rules(parsed.keep_runs or 10, parsed.keep_days, parsed.max_size)
+
+
+def collect_all(store: Store, names: list[str], rules: Rules) -> str:
+    """Remove what may go, without asking; returns what that was, in a sentence."""
+    found = _collect(store, names, rules, _collect(store, names, rules, None))
+    return _sentence("freed", found, store)
 
 
 def _collect(store: Store, names: list[str], rules: Rules, shown: _Sum | None) -> _Sum:

@@ -1,20 +1,21 @@
 """`trtflow run`."""
 
+import contextlib
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Collection
 
 from flows.given import load_given
 from flows.journal import Journal
 from flows.options import Options, chosen, open_store, placed
+from flows.retrained import cache_of, check_checkpoint, fetched, record_of, with_checkpoint
 from flows.run import Run, RunOptions, run_pipeline
 from flows.terminal import Progress, print_outcome, tell
-from tasks.core.config import OnnxModel, PipelineConfig
 from tasks.core.errors import ConfigError
 from tasks.core.names import check_names
 from tasks.core.outcome import RunOutcome, RunsOutcome, exit_code
+from tasks.core.store import Store
 from tasks.runtimes.isolate import Workers
 
 
@@ -24,8 +25,7 @@ def command(parsed: Namespace, options: Options) -> int:
     if options.file.exists():  # else there is nothing but ONNX files, which were looked for already
         check_names(config, options.file)
     pipelines = chosen(config, names, options)
-    if parsed.checkpoint:
-        pipelines = _with_checkpoint(pipelines, parsed.checkpoint)
+    given = _one(pipelines, parsed) if parsed.checkpoint is not None or parsed.sha256 is not None else None
     again = frozenset({"benchmark"} if parsed.rebenchmark else ())
     store = open_store(options, config, signs=True)
     settings = RunOptions(
@@ -40,9 +40,14 @@ def command(parsed: Namespace, options: Options) -> int:
     )
     runs: list[Run] = []
     try:
-        with Workers(parsed.timeout) as workers:  # for all pipelines: what one has imported, the next one finds
+        with contextlib.ExitStack() as held:
+            # For all pipelines: what one has imported, the next one finds.
+            workers = held.enter_context(Workers(parsed.timeout))
             for name, pipeline in pipelines.items():
                 runs.append(Run(name, pipeline, settings, Journal()))
+                if given is not None:
+                    held.enter_context(store.in_use(given))  # or `gc` could take what no run has used so far
+                    _give(runs[-1], store, parsed)
                 try:
                     _run_one(runs[-1], workers, parsed, options)
                 except ConfigError as error:
@@ -71,6 +76,12 @@ def _run_one(run: Run, workers: Workers, parsed: Namespace, options: Options) ->
         tell(f"{run.pipeline}: {run.failure}")
 
 
+def _give(run: Run, store: Store, parsed: Namespace) -> None:
+    """Have a run use the checkpoint of the command line, which may lie anywhere."""
+    checkpoint = fetched(parsed.checkpoint, parsed.sha256, None, cache_of(store, run.pipeline))
+    run.config, run.checkpoint = with_checkpoint(run.config, checkpoint), record_of(checkpoint)
+
+
 def _runner(parsed: Namespace) -> Callable[[Run, Workers], RunOutcome]:
     if not (parsed.prefect or os.environ.get("PREFECT_API_URL")):
         return run_pipeline
@@ -87,14 +98,11 @@ def _print_json(runs: list[Run], options: Options) -> None:
         print(RunsOutcome(runs=tuple(run.outcome for run in runs if run.outcome)).model_dump_json())
 
 
-def _with_checkpoint(pipelines: dict[str, PipelineConfig], checkpoint: str) -> dict[str, PipelineConfig]:
-    if len(pipelines) != 1:
+def _one(names: Collection[str], parsed: Namespace) -> str:
+    """The pipeline that the checkpoint is for, once that can be read; nothing is made before."""
+    if parsed.checkpoint is None:
+        raise ConfigError("--sha256 is for a checkpoint", "name it: trtflow run NAME --checkpoint PATH --sha256 DIGEST")
+    if len(names) != 1:
         raise ConfigError("--checkpoint is for one pipeline", "name the pipeline: trtflow run NAME --checkpoint PATH")
-    if "://" in checkpoint:
-        raise ConfigError(f"a checkpoint at {checkpoint!r} is known, not yet supported", "give the path of a file")
-    path = str(Path(checkpoint).absolute())
-    if not Path(path).is_file():
-        raise ConfigError(f"there is no checkpoint {checkpoint!r}", "give the path of a file")
-    ((name, pipeline),) = pipelines.items()
-    change = {"onnx": path} if isinstance(pipeline.model, OnnxModel) else {"checkpoint": path}
-    return {name: pipeline.model_copy(update={"model": pipeline.model.model_copy(update=change)})}
+    check_checkpoint(parsed.checkpoint, None)
+    return next(iter(names))

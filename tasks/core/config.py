@@ -16,8 +16,20 @@ from tasks.core.config_checks import (
     quantization_problems,
     variant_problems,
 )
-from tasks.core.config_fields import RESERVED, FunctionRef, Name, PathText, Point, Problem, Section, Source, refusal
+from tasks.core.config_fields import (
+    RESERVED,
+    FunctionRef,
+    Name,
+    PathText,
+    Point,
+    Problem,
+    Root,
+    Section,
+    Source,
+    refusal,
+)
 from tasks.core.config_interpreters import InterpreterConfig, interpreter_problems
+from tasks.core.config_operations import KeepConfig, NotifyConfig, ScheduleConfig
 from tasks.core.config_precision import (
     PRECISIONS,
     ExcludeConfig,
@@ -45,7 +57,6 @@ from tasks.core.config_sections import (
     ParityGate,
     PromoteConfig,
     RuntimeName,
-    ScheduleConfig,
     SigningConfig,
     TorchModel,
 )
@@ -69,8 +80,10 @@ __all__ = [
     "GatesConfig",
     "InputSpec",
     "InterpreterConfig",
+    "KeepConfig",
     "MetricConfig",
     "ModelConfig",
+    "NotifyConfig",
     "Objective",
     "OnnxModel",
     "ParityGate",
@@ -93,9 +106,9 @@ __all__ = [
 
 
 class PipelineConfig(Section):
-    """One model and everything that is made of it."""
+    """One model and everything that is made of it; its `notify` takes the place of the top level's."""
 
-    reserved: ClassVar[tuple[str, ...]] = RESERVED
+    reserved: ClassVar[tuple[str, ...]] = (*RESERVED, "keep")
 
     model: ModelConfig
     inputs: dict[str, InputSpec] | None = None
@@ -111,6 +124,7 @@ class PipelineConfig(Section):
     fold: FoldConfig = FoldConfig()
     schedule: ScheduleConfig | None = None
     on_retrain: bool = False
+    notify: NotifyConfig | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -155,6 +169,9 @@ class Config(Section):
     """A pipelines.yaml: `store` is a folder beside it, or a URL.
 
     `signing` says with what promotions are signed, `trust` lists the public keys of which one must have signed.
+    `checkpoints` are the folders and URL prefixes below which a checkpoint that an event names must lie; by default
+    that is the folder of the pipeline's own.
+    `keep` is what `gc` leaves, `notify` who is told of runs that go wrong.
     """
 
     reserved: ClassVar[tuple[str, ...]] = RESERVED
@@ -163,7 +180,10 @@ class Config(Section):
     store: PathText = "artifacts"
     signing: SigningConfig | None = None
     trust: tuple[PathText, ...] | None = Field(default=None, min_length=1)
+    checkpoints: tuple[Root, ...] | None = Field(default=None, min_length=1)
     interpreters: dict[Name, InterpreterConfig] = Field(default_factory=dict)
+    keep: KeepConfig | None = None
+    notify: NotifyConfig | None = None
     pipelines: dict[Name, PipelineConfig] = Field(min_length=1)
 
     @model_validator(mode="after")

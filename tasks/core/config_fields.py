@@ -11,10 +11,11 @@ from pydantic_core import PydanticCustomError
 from tasks.core.frozen import Frozen
 
 # Keys of later features, in a pipeline and at the top level: told apart from a typo.
-RESERVED = ("profiles", "pool", "checkpoints", "notify", "keep", "timeout")
+RESERVED = ("profiles", "pool", "timeout")
 
 # difflib compares every pair of letters: a long text is no misspelt name.
 _LONGEST_GUESS = 100
+_PROTOCOL = re.compile(r"[a-z][a-z0-9+.-]*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -98,8 +99,20 @@ def _path(text: str) -> str:
     return text
 
 
+def _root(text: str) -> str:
+    protocol, separator, rest = _path(text).partition("://")
+    cure = "write a folder, relative to this YAML, or the beginning of URLs: s3://bucket/folder"
+    parts = set(re.split(r"[/\\]", rest if separator else ""))
+    if separator and ("::" in text or not _PROTOCOL.fullmatch(protocol) or {"..", "."} & parts):
+        raise refusal([Problem(f"{text!r:.99} is no plain URL", cure)])
+    if not rest.strip("/") if separator else text.strip("/") == "":
+        raise refusal([Problem(f"{text!r} would permit every place", cure)])
+    return text
+
+
 Name: TypeAlias = Annotated[str, AfterValidator(_name)]
 FunctionRef: TypeAlias = Annotated[str, AfterValidator(_function)]
 PathText: TypeAlias = Annotated[str, AfterValidator(_path)]
+Root: TypeAlias = Annotated[str, AfterValidator(_root)]
 Source: TypeAlias = Annotated[str, AfterValidator(_source)]
 Point: TypeAlias = dict[str, Annotated[int, Field(ge=1)]]

@@ -1,12 +1,11 @@
 """The sections of one pipeline in a pipelines.yaml."""
 
 from typing import Annotated, Any, Literal, Self, TypeAlias
-from zoneinfo import ZoneInfo
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, JsonValue, Tag, field_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, JsonValue, Tag
 from pydantic import model_validator as check
 
-from tasks.core.config_fields import FunctionRef, Name, PathText, Point, Problem, Section, Source, nearest, refusal
+from tasks.core.config_fields import FunctionRef, Name, PathText, Point, Problem, Section, Source, refusal
 from tasks.core.config_precision import Seconds
 
 RuntimeName: TypeAlias = Literal["onnxruntime", "reference", "tensorrt", "tensorrt-rtx"]
@@ -15,7 +14,6 @@ Objective: TypeAlias = Literal[
 ]
 
 RUNTIMES: tuple[RuntimeName, ...] = ("onnxruntime", "reference", "tensorrt", "tensorrt-rtx")
-CRON_FIELDS = 5
 
 
 class TorchModel(Section):
@@ -268,36 +266,3 @@ class SigningConfig(Section):
     """`key` is the private key that promotions are signed with; `~` stands for the home folder."""
 
     key: PathText
-
-
-class ScheduleConfig(Section):
-    """When to run by itself: five fields of cron, and the time zone they are read in."""
-
-    cron: str
-    timezone: str = "UTC"
-
-    @field_validator("cron")
-    @classmethod
-    def _five_fields(cls, value: str) -> str:
-        if len(value.split()) != CRON_FIELDS:
-            cure = 'write minute, hour, day, month and weekday, like "0 3 * * *"'
-            raise refusal([Problem(f"{value!r} has {len(value.split())} fields, expected {CRON_FIELDS}", cure)])
-        return value
-
-    @field_validator("timezone")
-    @classmethod
-    def _real_zone(cls, value: str) -> str:
-        if value != "UTC" and not _is_zone(value):
-            from zoneinfo import available_timezones
-
-            near = nearest(value, sorted(available_timezones()))
-            raise refusal([Problem(f"there is no time zone {value!r}", f"{near}write it like Europe/Paris or UTC")])
-        return value
-
-
-def _is_zone(name: str) -> bool:
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError):  # not in the database, not a legal key, a folder of the database
-        return False
-    return True

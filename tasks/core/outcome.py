@@ -1,6 +1,9 @@
 """What a run found: the object that `run --json` prints and run.json keeps."""
 
+from datetime import datetime
 from typing import Literal
+
+from pydantic import Field
 
 from tasks.core.environment import Environment
 from tasks.core.frozen import Frozen
@@ -103,6 +106,15 @@ class TimelineEntry(Frozen):
     artifact: str | None = None
 
 
+class CheckpointRecord(Frozen):
+    """The checkpoint that a run was given: where it came from, what it was, and what was said of it."""
+
+    given: str
+    sha256: str
+    metadata: dict[str, str] = Field(default_factory=dict)
+    occurred: datetime | None = None
+
+
 class RunRecord(Frozen):
     """The run.json of one run: its outcome, its surroundings and what was worth saying."""
 
@@ -116,6 +128,7 @@ class RunRecord(Frozen):
     artifacts: tuple[str, ...]
     environment: Environment
     timeline: tuple[TimelineEntry, ...] = ()  # absent from records of before it was kept
+    checkpoint: CheckpointRecord | None = None  # None where the YAML's own was used
 
 
 def exit_code(runs: tuple[RunOutcome, ...]) -> int:

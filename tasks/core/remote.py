@@ -224,8 +224,8 @@ class Remote:
         return True
 
 
-def check_url(url: str) -> None:
-    """Raise StoreError for a URL that no driver here can open."""
+def check_url(url: str, what: str = "store") -> None:
+    """Raise StoreError for a URL that no driver here can open; `what` it is the URL of."""
     from fsspec.registry import get_filesystem_class
 
     protocol, _, rest = url.partition("://")
@@ -240,7 +240,9 @@ def check_url(url: str) -> None:
     except ValueError as error:
         raise StoreError(f"there is no protocol {protocol!r}", _nearest(protocol)) from error
     except ImportError as error:
-        raise StoreError(f"a store at {protocol}:// needs a driver that is not installed", _driver(protocol)) from error
+        raise StoreError(
+            f"a {what} at {protocol}:// needs a driver that is not installed", _driver(protocol)
+        ) from error
 
 
 def _nearest(protocol: str) -> str:

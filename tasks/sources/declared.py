@@ -35,7 +35,7 @@ def extra_files(context: Context) -> dict[str, str]:
 
 
 def _digests(paths: list[Path], context: Context) -> dict[str, str]:
-    return {_name(path, context.project): _digest(path, context) for path in paths}
+    return {context.store.source_name(path, context.pipeline): _digest(path, context) for path in paths}
 
 
 def _digest(path: Path, context: Context) -> str:
@@ -43,10 +43,6 @@ def _digest(path: Path, context: Context) -> str:
         return context.store.sources.sha256(path)
     except OSError as error:  # it was there when the YAML was checked, or an ONNX file says that it is
         raise UserCodeError(f"{path} cannot be read: {error.strerror}", "put it back, or let it be read") from error
-
-
-def _name(path: Path, project: Path) -> str:
-    return str(path.relative_to(project)) if path.is_relative_to(project) else str(path)
 
 
 def torch_source(context: Context, signature: Signature) -> TorchSource:

@@ -211,7 +211,7 @@ def test_mistake_is_told_with_line_path_and_cure(tmp_path: Path, mistake: tuple[
     assert error.cure
 
 
-@pytest.mark.parametrize("key", ["profiles", "pool", "checkpoints", "notify", "keep", "timeout"])
+@pytest.mark.parametrize("key", ["profiles", "pool", "timeout"])
 def test_later_keys_are_known_in_a_pipeline_and_at_the_top(tmp_path: Path, key: str) -> None:
     for added, path in ((f"    {key}: 1", f"pipelines.tiny.{key}"), (f"{key}: 1", key)):
         error = error_of(tmp_path, f"{TINY}{added}\n")

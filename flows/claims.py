@@ -1,0 +1,137 @@
+"""Which flow runs have a process on this host: what a `trtflow up` that was killed leaves behind for the next one.
+
+A file for each, with the process's id and its start, in a folder of `up`: gone once the API has the run's last state.
+"""
+
+import contextlib
+import os
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flows.api import Api, Json
+from tasks.core.files import write_atomically
+from tasks.core.outcome import RunRecord
+
+_FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+_WAITING = ("SCHEDULED", "PAUSED")
+_GONE = "its process is gone and left no word: it was killed, or the host went down"
+_KEPT = "what it finished is kept in the store: run it again, and the rest is done"
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A run whose state was put right."""
+
+    name: str
+    state: str
+
+
+@dataclass
+class Claims:
+    """The folder, and the store in which runs leave their records."""
+
+    folder: Path
+    store: Path
+    _dead: set[str] = field(default_factory=set)
+
+    def add(self, flow_run: str, pid: int) -> None:
+        """Note which process is the flow run's."""
+        write_atomically(self.folder / flow_run, f"{pid} {_begun(pid)}\n")
+
+    def settle(self, api: Api, *, patient: bool = True) -> list[Settled]:
+        """Give every run whose process is gone its true state.
+
+        A patient caller leaves it to the run's own last word, which may be under way, until it asks a second time.
+        """
+        settled = []
+        for claim in sorted(self.folder.glob("[0-9a-f]*")):
+            if _alive(claim):
+                continue
+            if patient and claim.name not in self._dead:
+                self._dead.add(claim.name)
+                continue
+            found = self._settle(api, claim.name)
+            settled += [found] if found else []
+            claim.unlink(missing_ok=True)
+            self._dead.discard(claim.name)
+        return settled
+
+    def release(self, api: Api, deployments: list[str]) -> list[Settled]:
+        """Give back the runs that were claimed and have no process: who claimed them died before it started one."""
+        question: Json = {"state": {"type": {"any_": ["PENDING"]}}}
+        waiting = api.all("/flow_runs/filter", flow_runs=question, deployments={"id": {"any_": [*deployments]}})
+        lost = [run for run in waiting if not (self.folder / str(run["id"])).exists()]
+        for run in lost:
+            set_state(api, str(run["id"]), scheduled("claimed by a process that is gone"))
+        return [Settled(str(run["name"]), "scheduled") for run in lost]
+
+    def _settle(self, api: Api, flow_run: str) -> Settled | None:
+        found = api.all("/flow_runs/filter", flow_runs={"id": {"any_": [flow_run]}})
+        if not found or found[0]["state_type"] in (*_FINAL, *_WAITING):
+            return None
+        state = self._true_state(found[0])
+        set_state(api, flow_run, state)
+        return Settled(str(found[0]["name"]), str(state["type"]).lower())
+
+    def _true_state(self, run: Json) -> Json:
+        """As its record says, if it wrote one; else it crashed, unless it was being cancelled."""
+        if run["state_type"] == "CANCELLING":
+            return {"type": "CANCELLED", "name": "Cancelled", "message": "cancelled; its process is gone"}
+        record = self._record(str(run["name"]).partition(" ")[0], str(run["id"])[-6:], str(run["start_time"]))
+        if record is None:
+            return {"type": "CRASHED", "name": "Crashed", "message": f"{_GONE}; {_KEPT}"}
+        passed = record.outcome.status == "passed"
+        message = f"told by its record, {record.outcome.run}: {record.failure or record.outcome.status}"
+        return {
+            "type": "COMPLETED" if passed else "FAILED",
+            "name": "Completed" if passed else "Failed",
+            "message": message,
+        }
+
+    def _record(self, pipeline: str, suffix: str, started: str) -> RunRecord | None:
+        """The record of the run, if it came to an end of its own."""
+        for place in sorted(self.store.joinpath(pipeline, "runs").glob(f"*-{suffix}/run.json"), reverse=True):
+            with contextlib.suppress(OSError, ValueError):
+                record = RunRecord.model_validate_json(place.read_bytes())
+                if record.started[:19] >= started[:19] and record.outcome.status != "interrupted":
+                    return record
+        return None
+
+
+def set_state(api: Api, flow_run: str, state: Json) -> None:
+    """Set a state, whatever the one before it was."""
+    api.change("POST", "/flow_runs/{id}/set_state", flow_run, {"state": state, "force": True})
+
+
+def scheduled(message: str) -> Json:
+    """The state of a run that is to start at the next opportunity."""
+    now = datetime.now(UTC).isoformat()
+    return {"type": "SCHEDULED", "name": "AwaitingRetry", "message": message, "state_details": {"scheduled_time": now}}
+
+
+def _alive(claim: Path) -> bool:
+    try:
+        pid, begun = claim.read_text().split()
+    except (OSError, ValueError):
+        return False
+    return _begun(int(pid)) == begun != ""
+
+
+def _begun(pid: int) -> str:
+    """When a process began, in the kernel's ticks, for its id may be another's by now. Empty: it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return "" if Path("/proc/self").exists() or not _exists(pid) else "unknown"
+    return "" if fields[0] == "Z" else fields[19]
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,212 @@
+"""Bring a Prefect API to what a YAML says: compare, then create, change and remove only what differs."""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import JsonValue
+
+from flows.api import Api, Json
+from flows.automations import Automation, automations_of
+from flows.deployments import TAG, Owner, Wanted, wanted_of
+from flows.webhooks import webhooks
+from tasks.core.config import Config
+from tasks.core.errors import ConfigError
+
+T = TypeVar("T")
+R = TypeVar("R")
+Verb = Literal["create", "change", "remove"]
+# SQLite takes one write at a time: more callers than this only wait.
+_AT_ONCE = 8
+_FLOWS = ("convert", "gc")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference between the YAML and the API; `what` tells which fields."""
+
+    verb: Verb
+    title: str
+    what: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What was done, and the deployments' ids by their titles."""
+
+    changes: tuple[Change, ...]
+    ids: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the API has: our deployments by title, everybody's titles that we want, and our automations by name."""
+
+    deployments: dict[str, Json]
+    taken: dict[str, Json]
+    automations: dict[str, list[Json]]
+
+
+@dataclass(frozen=True)
+class Registration:
+    """All that a YAML registers."""
+
+    owner: Owner
+    deployments: list[Wanted]
+    automations: list[Automation]
+
+
+def registration_of(config: Config, file: Path) -> Registration:
+    """Read it from a YAML, and webhooks' addresses from the environment."""
+    owner = Owner(file)
+    return Registration(owner, wanted_of(config, owner), automations_of(config, owner, os.environ))
+
+
+def deploy(api: Api, registration: Registration, *, dry_run: bool = False) -> Deployed:
+    """Make the API have what is wanted; what the owner has there beside that is removed.
+
+    With `dry_run` nothing is sent but questions.
+    """
+    wanted, owner = registration.deployments, registration.owner
+    found = _find(api, owner)
+    _refuse_strangers(wanted, found, owner)
+    missing = [each for each in wanted if each.title not in found.deployments]
+    changed = {
+        each.title: _differences(each.fields, found.deployments[each.title]) for each in wanted if each not in missing
+    }
+    titles = {each.title for each in wanted}
+    gone = {title: each for title, each in found.deployments.items() if title not in titles}
+    changes = [Change("create", each.title) for each in missing]
+    changes += [Change("change", title, tuple(what)) for title, what in changed.items() if what]
+    changes += [Change("remove", title) for title in gone]
+    ids = {title: str(each["id"]) for title, each in found.deployments.items() if title in titles}
+    if not dry_run:
+        stale = [each for each in wanted if each in missing or changed[each.title]]
+        ids |= _write(api, stale)
+    with webhooks(api, registration, dry_run=dry_run) as blocks:
+        bodies = {each.name: each.body(owner, ids, blocks) for each in registration.automations}
+        changes += _automations(api, found, bodies, dry_run=dry_run)
+    if not dry_run:  # last: an automation that starts what is gone would fail
+        _each(lambda each: api.change("DELETE", "/deployments/{id}", str(each["id"]), {}), gone.values())
+    return Deployed(tuple(changes), ids)
+
+
+def ids_of(api: Api, owner: Owner) -> dict[str, str]:
+    """The deployments that the owner has there now: ids by title."""
+    return {title: str(each["id"]) for title, each in _find(api, owner).deployments.items()}
+
+
+def _find(api: Api, owner: Owner) -> Found:
+    flows = {
+        str(flow["id"]): str(flow["name"]) for flow in api.all("/flows/filter", flows={"name": {"any_": [*_FLOWS]}})
+    }
+    every = api.all("/deployments/filter", flows={"name": {"any_": [*_FLOWS]}}) if flows else []
+    by_title = {f"{flows[str(each['flow_id'])]}/{each['name']}": each for each in every}
+    automations: dict[str, list[Json]] = {}
+    for automation in api.all("/automations/filter", automations={"tags": {"all_": [owner.tag]}}):
+        automations.setdefault(str(automation["name"]), []).append(automation)
+    ours = {title: each for title, each in by_title.items() if owner.tag in _list(each["tags"])}
+    return Found(ours, by_title, automations)
+
+
+def _refuse_strangers(wanted: list[Wanted], found: Found, owner: Owner) -> None:
+    """Somebody else's deployment of the same name is not ours to change."""
+    strangers = [each.title for each in wanted if each.title in found.taken and each.title not in found.deployments]
+    if not strangers:
+        return
+    paths = {str(found.taken[title].get("path") or "an unknown place") for title in strangers}
+    tagged = all(TAG in _list(found.taken[title]["tags"]) for title in strangers)
+    whose = f"the YAML in {', '.join(sorted(paths))}" if tagged else "somebody else"
+    raise ConfigError(
+        f"the API has {', '.join(strangers[:5])} already, made by {whose} and not by {owner.file}",
+        "rename the pipeline, or delete the deployment there (prefect deployment delete NAME); nothing was changed",
+    )
+
+
+def _write(api: Api, stale: Iterable[Wanted]) -> dict[str, str]:
+    """Create or replace deployments; returns their ids."""
+    stale = list(stale)
+    ids = {name: str(api.send("POST", "/flows/", {"name": name})["id"]) for name in {each.flow for each in stale}}
+
+    def write(each: Wanted) -> tuple[str, str]:
+        body: Json = {"flow_id": ids[each.flow], "name": each.name, **each.fields}
+        return each.title, str(api.send("POST", "/deployments/", body)["id"])
+
+    return dict(_each(write, stale))
+
+
+def _automations(api: Api, found: Found, wanted: dict[str, Json], *, dry_run: bool) -> list[Change]:
+    calls: list[_Call] = []
+    for name, body in wanted.items():
+        have = found.automations.get(name, [])
+        if not have:
+            calls.append(_Call(Change("create", name), "", body))
+        elif what := _differences(body, have[0]):
+            # Whether somebody switched it off is theirs to say.
+            full: Json = {**body, "enabled": have[0]["enabled"]}
+            calls.append(_Call(Change("change", name, tuple(what)), str(have[0]["id"]), full))
+    for name, have in found.automations.items():
+        extra = have[1:] if name in wanted else have
+        calls += [_Call(Change("remove", name), str(each["id"]), {}) for each in extra]
+    if not dry_run:
+        _each(lambda call: _send(api, call), calls)
+    return [call.change for call in calls]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """How one change of an automation is made."""
+
+    change: Change
+    key: str
+    body: Json
+
+
+def _send(api: Api, call: _Call) -> None:
+    match call.change.verb:
+        case "create":
+            api.send("POST", "/automations/", call.body)
+        case "change":
+            api.change("PUT", "/automations/{id}", call.key, call.body)
+        case "remove":
+            api.change("DELETE", "/automations/{id}", call.key, {})
+
+
+def _each(act: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(act, items))
+
+
+def _differences(wanted: Json, have: Json) -> list[str]:
+    """Names of the fields that are not as they are wanted."""
+    return [name for name, value in wanted.items() if not _covers(_seen(name, have), value)]
+
+
+def _seen(name: str, have: Json) -> JsonValue:
+    """A field as it was sent: the API answers with the concurrency limit in another place."""
+    if name == "concurrency_limit":
+        limit = have.get("global_concurrency_limit")
+        return limit.get("limit") if isinstance(limit, dict) else None
+    return have.get(name)
+
+
+def _covers(have: JsonValue, wanted: JsonValue) -> bool:
+    """Whether all that is wanted is there; the API adds ids and defaults of its own."""
+    if isinstance(wanted, dict):
+        return isinstance(have, dict) and all(_covers(have.get(key), value) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        same = isinstance(have, list) and len(have) == len(wanted)
+        return same and all(map(_covers, _sorted(_list(have)), _sorted(wanted)))
+    return have == wanted
+
+
+def _sorted(values: list[JsonValue]) -> list[JsonValue]:
+    """Tags and events are sets to the API."""
+    return sorted(values, key=str) if all(isinstance(value, str) for value in values) else values
+
+
+def _list(value: JsonValue) -> list[JsonValue]:
+    return value if isinstance(value, list) else []
