@@ -1,19 +1,18 @@
-"""A real Prefect server with its UI, in a folder of its own, and a witness of whatever would leave the machine."""
+"""`trtflow up` with a server and a UI of its own, and a witness of whatever would leave the machine."""
 
-import os
-import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+
+from tests.projects import Project
 
 _PATIENCE_SECONDS = 120.0
 
@@ -59,21 +58,16 @@ def _listen(listener: socket.socket, outside: Outside) -> None:
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers, and the environment of those who are to talk to it."""
+    """What `trtflow up` has started."""
 
     address: str
-    home: Path
-    process: "subprocess.Popen[bytes]"
+    process: "subprocess.Popen[str]"
+    told: list[str]
 
     @property
     def url(self) -> str:
         """Of its API."""
         return f"{self.address}/api"
-
-    def told(self, **more: str) -> Sequence[str]:
-        """What stands before a command that is to use it."""
-        told = {"PREFECT_API_URL": self.url, "PREFECT_HOME": str(self.home / "client"), **more}
-        return ("env", *(f"{name}={text}" for name, text in told.items()))
 
     def ask(self, kind: str, **question: object) -> list[dict[str, Any]]:
         """Ask for what fits some filters."""
@@ -86,48 +80,57 @@ class Server:
         assert answer.is_success, answer.text
         return answer.json()
 
-    def flow_run(self, name: str) -> dict[str, Any]:
-        """The one flow run of a name."""
-        (found,) = self.ask("flow_runs", flow_runs={"name": {"any_": [name]}})
-        return found
+    def get(self, path: str) -> Any:  # noqa: ANN401 - whatever the server answers
+        """Read one thing."""
+        answer = httpx.get(f"{self.url}/{path}", timeout=30, trust_env=False)
+        assert answer.is_success, answer.text
+        return answer.json()
 
-    def wait(self) -> None:
-        """Wait until it answers."""
+    def convert(self, pipeline: str, **parameters: object) -> dict[str, Any]:
+        """Start a run of a pipeline's deployment, and wait until it has ended."""
+        deployment = self.get(f"deployments/name/convert/{pipeline}")
+        started = self.post(f"deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:
-            try:
-                httpx.get(f"{self.url}/health", timeout=5, trust_env=False).raise_for_status()
-            except httpx.HTTPError:
-                assert self.process.poll() is None, (self.home / "log").read_text()
-                assert time.monotonic() < deadline, (self.home / "log").read_text()
-                time.sleep(0.2)
-            else:
-                return
+            found: dict[str, Any] = self.get(f"flow_runs/{started['id']}")
+            if found["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+                return found
+            assert time.monotonic() < deadline, (found["state"], self.told)
+            time.sleep(0.2)
+
+    def wait(self) -> None:
+        """Wait until it serves."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while not any(line.startswith("serving ") for line in self.told):
+            assert self.process.poll() is None, self.told
+            assert time.monotonic() < deadline, self.told
+            time.sleep(0.1)
 
 
 @contextmanager
-def starting(home: Path, outside: Outside) -> Iterator[Server]:
-    """Start a server; it answers a while later."""
+def up(project: Project, data: Path, **environment: str) -> Iterator[Server]:
+    """Start `trtflow up` on a free port; it serves a while later."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {
-        **os.environ,
-        **outside.environment,
-        "PREFECT_HOME": str(home),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
-        "PREFECT_SERVER_UI_V2_ENABLED": "false",
-        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-    }
-    # As `prefect server start` runs it, without the command around, which takes as long again to import.
-    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    before = ("env", f"TMPDIR={data}", *(f"{name}={text}" for name, text in environment.items()))
+    process = project.start("up", "--port", str(port), "--data", str(data), before=before)
+    server = Server(f"http://127.0.0.1:{port}", process, [])
+    reader = threading.Thread(target=_hear, args=(server,), daemon=True)
+    reader.start()
     try:
-        yield Server(f"http://127.0.0.1:{port}", home, process)
+        yield server
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # what it could still write is in a folder that nobody reads
-        process.wait()
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        reader.join()
+
+
+def _hear(server: Server) -> None:
+    assert server.process.stderr is not None
+    for line in server.process.stderr:
+        server.told.append(line)

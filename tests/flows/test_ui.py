@@ -19,7 +19,7 @@ from tasks.core.outcome import RunOutcome
 from tests.browser import Tab, opened
 from tests.commands import SOURCE, TORCH, fresh, fresh_torch
 from tests.pages import browser
-from tests.prefect_server import Outside, Server, starting, witnessed
+from tests.prefect_server import Outside, Server, up, witnessed
 from tests.projects import Project
 
 # One result is promoted; the other is refused by a gate that it cannot pass, which fails nothing.
@@ -31,14 +31,6 @@ NET = {
     "gates": {"parity": {"fp16": {"rel_l2": 1e-12}}},
 }
 COMPLETED = (33, 157, 75)  # the green of a step that is done
-FORM = {
-    "type": "object",
-    "title": "Parameters",
-    "properties": {
-        "metadata": {"type": "object", "default": {}, "title": "metadata", "position": 0},
-        "verify": {"type": "boolean", "default": False, "title": "verify", "position": 1},
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -49,20 +41,16 @@ class World:
     outside: Outside
     project: Project
     reports: str
-    runs: list[RunOutcome]
+    flow_runs: tuple[dict[str, Any], dict[str, Any]]
+    runs: tuple[RunOutcome, RunOutcome]
 
     def known(self) -> list[str]:
         """What tabs may ask."""
         return [self.server.address.removeprefix("http://"), self.reports.removeprefix("http://")]
 
-    def run(self, index: int) -> dict[str, Any]:
-        """The flow run of a run."""
-        run = self.runs[index]
-        return self.server.flow_run(f"{run.pipeline} · {run.run[-6:]} · manual")
-
     def artifact(self, index: int, kind: str) -> dict[str, Any]:
         """The artifact of a kind that a run left."""
-        wanted = {"flow_run_id": {"any_": [self.run(index)["id"]]}, "type": {"any_": [kind]}}
+        wanted = {"flow_run_id": {"any_": [self.flow_runs[index]["id"]]}, "type": {"any_": [kind]}}
         (found,) = self.server.ask("artifacts", artifacts=wanted)
         return found
 
@@ -90,16 +78,23 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     project.write(net=NET)
     with ExitStack() as stack:
         outside = stack.enter_context(witnessed())
-        server = stack.enter_context(starting(tmp_path_factory.mktemp("prefect"), outside))
-        untold = project.run("run", "net", "--json")  # while the server starts: a history has two measurements
         reports = stack.enter_context(served(project.store))
+        data = tmp_path_factory.mktemp("data")
+        server = stack.enter_context(up(project, data, TRTFLOW_REPORTS_URL=reports, **outside.environment))
+        # While the server starts: a history has two measurements. What `up` has running is not left over by this.
+        untold = Project(folder).run("run", "net", "--json")
+        assert untold.code == 0, untold.stderr
         server.wait()
-        told = server.told(TRTFLOW_REPORTS_URL=reports, **outside.environment)
-        passed = project.run("run", "net", "--rebenchmark", "--json", before=told)
+        passed = server.convert("net", rebenchmark=True)
+        record = project.record("net")
         (folder / "linear.onnx").write_bytes(b"damaged")
-        failed = project.run("run", "net", "--json", before=told)
-        assert [each.code for each in (untold, passed, failed)] == [0, 0, 1], passed
-        yield World(server, outside, project, reports, [passed.runs["net"], failed.runs["net"]])
+        failed = server.convert("net")
+        assert (passed["state_type"], failed["state_type"]) == ("COMPLETED", "FAILED"), server.told
+        yield World(
+            *(server, outside, project, reports),
+            (passed, failed),
+            (record.outcome, project.record("net").outcome),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -134,10 +129,10 @@ def test_the_dashboard_counts_the_runs(world: World, tab: Tab) -> None:
 
 @pytest.mark.slow
 def test_a_run_has_its_name_tags_graph_and_a_line_for_each_step(world: World, tab: Tab) -> None:
-    flow, run = world.run(0), world.runs[0]
-    assert set(flow["tags"]) == {"net", "fp32", "fp16", "onnxruntime"}
+    flow, run = world.flow_runs[0], world.runs[0]
+    assert {"net", "fp32", "fp16", "onnxruntime", "trtflow"} <= set(flow["tags"])
     tab.go(f"{world.server.address}/runs/flow-run/{flow['id']}")
-    shown = tab.show(f"net · {run.run[-6:]} · manual", "Completed", "cached net export: net/export/")
+    shown = tab.show(f"net · {run.run[-6:]} · manual", "Deployment net", "Completed", "cached net export: net/export/")
     assert re.search(r"cached net parity onnxruntime/fp32: error [\d.e-]+ · net/parity/\w+", shown)
     assert re.search(r"[\d.]+ s net benchmark: onnxruntime/fp32 [\d.]+ ms at batch 2", shown)
     assert re.search(r"cached net build onnxruntime/fp16: \d+ bytes · ", shown)
@@ -190,7 +185,7 @@ def test_the_charts_of_a_run_show_offline(world: World, tab: Tab) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_failed_early_says_why(world: World, tab: Tab) -> None:
-    (step,) = (each for each in world.server.ask("task_runs", flow_runs={"id": {"any_": [world.run(1)["id"]]}}))
+    (step,) = (each for each in world.server.ask("task_runs", flow_runs={"id": {"any_": [world.flow_runs[1]["id"]]}}))
     assert step["state_type"] == "FAILED"
     tab.go(f"{world.server.address}/artifacts/artifact/{world.artifact(1, 'markdown')['id']}")
     tab.show("net: failed", "Failed: ", "onnxruntime/fp32 error: linear.onnx is not a whole ONNX model")
@@ -201,23 +196,26 @@ def test_a_pipeline_has_one_key_under_which_its_runs_are_browsed(world: World, t
     tab.go(f"{world.server.address}/artifacts")
     tab.show("1 Artifact", "trtflow-net")
     tab.go(f"{world.server.address}/artifacts/key/trtflow-net")
-    tab.show(*(world.run(index)["name"] for index in (0, 1)))
+    tab.show(*(run["name"] for run in world.flow_runs))
 
 
 @pytest.mark.slow
 def test_the_form_of_a_deployment_refuses_a_bad_value(world: World, tab: Tab) -> None:
-    flow = world.server.post("flows/", {"name": "convert"})
-    form = {"flow_id": flow["id"], "parameter_openapi_schema": FORM, "enforce_parameter_schema": True}
-    deployment = world.server.post("deployments/", {"name": "net", **form})
-    runs = {"deployments": {"id": {"any_": [deployment["id"]]}}}
+    deployment = world.server.get("deployments/name/convert/net")
+    wanted = {"id": {"any_": [deployment["id"]]}}
+    runs = len(world.server.ask("flow_runs", deployments=wanted))
+    metadata = (
+        "[...document.querySelectorAll('.schema-form-property')].find("
+        "property => property.innerText.startsWith('metadata')).querySelector('textarea')"
+    )
     tab.go(f"{world.server.address}/deployments/deployment/{deployment['id']}/run")
-    tab.show("metadata", "verify", "Submit")
-    tab.write("document.querySelector('.schema-form-property textarea')", '["a"]', instead=True)
+    tab.show("checkpoint", "metadata", "rebenchmark", "Submit")
+    tab.write(metadata, '["a"]', instead=True)
     tab.click("document.querySelector('button[type=submit]')")
     tab.show("['a'] is not of type 'object'")
-    assert world.server.ask("flow_runs", **runs) == []
-    tab.write("document.querySelector('.schema-form-property textarea')", '{"epoch": "3"}', instead=True)
+    assert len(world.server.ask("flow_runs", deployments=wanted)) == runs
+    tab.write(metadata, '{"epoch": "3"}', instead=True)
     tab.click("document.querySelector('button[type=submit]')")
     tab.until("!location.pathname.endsWith('/run')")
-    (made,) = world.server.ask("flow_runs", **runs)
-    assert made["parameters"]["metadata"] == {"epoch": "3"}
+    made = world.server.ask("flow_runs", deployments=wanted, sort="ID_DESC")
+    assert [run["parameters"].get("metadata") for run in made].count({"epoch": "3"}) == 1
