@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 
@@ -41,6 +42,16 @@ def write_in_turn() -> None:
     AioSqliteConfiguration.begin_transaction = begin_immediate  # type: ignore[method-assign,assignment]
 
 
+def without_second_ui() -> None:
+    """Offer the first UI alone: the second one asks a host of its makers from the browser, whatever is switched off.
+
+    PREFECT_SERVER_UI_V2_ENABLED=false only has the first one open by default, with a button that leads to the second.
+    """
+    import prefect
+
+    prefect.__ui_v2_static_path__ = Path(os.devnull) / "none"  # a UI whose files are not there is not served
+
+
 def main() -> None:
     """Serve on the host and port of the command line."""
     host, port, parent = sys.argv[1:]
@@ -48,6 +59,7 @@ def main() -> None:
     import uvicorn
 
     write_in_turn()
+    without_second_ui()
     # As `prefect server start` runs it, in one process.
     uvicorn.run(
         "prefect.server.api.server:create_app",

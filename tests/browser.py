@@ -100,8 +100,12 @@ class Tab:
         """Take a picture of what is shown."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
-        time.sleep(0.7)  # what moves comes to rest
+        self.rest(1)
         path.write_bytes(self.pixels())
+
+    def rest(self, seconds: float) -> None:
+        """Let what moves come to rest."""
+        time.sleep(seconds)
 
     def pixels(self) -> bytes:
         """What is shown right now, as a PNG."""

@@ -14,8 +14,6 @@ import httpx
 
 from tests.projects import Project
 
-_PATIENCE_SECONDS = 120.0
-
 
 @dataclass
 class Outside:
@@ -63,6 +61,7 @@ class Server:
     address: str
     process: "subprocess.Popen[str]"
     told: list[str]
+    patience_seconds: float = 120.0
 
     @property
     def url(self) -> str:
@@ -81,8 +80,12 @@ class Server:
         return answer.json()
 
     def get(self, path: str) -> Any:  # noqa: ANN401 - whatever the server answers
-        """Read one thing."""
-        answer = httpx.get(f"{self.url}/{path}", timeout=30, trust_env=False)
+        """Read one thing of the API."""
+        return self.get_page(f"/api/{path}")
+
+    def get_page(self, path: str) -> Any:  # noqa: ANN401 - whatever the server answers
+        """Read JSON at any path."""
+        answer = httpx.get(f"{self.address}{path}", timeout=30, trust_env=False)
         assert answer.is_success, answer.text
         return answer.json()
 
@@ -90,7 +93,7 @@ class Server:
         """Start a run of a pipeline's deployment, and wait until it has ended."""
         deployment = self.get(f"deployments/name/convert/{pipeline}")
         started = self.post(f"deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        deadline = time.monotonic() + self.patience_seconds
         while True:
             found: dict[str, Any] = self.get(f"flow_runs/{started['id']}")
             if found["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
@@ -100,7 +103,7 @@ class Server:
 
     def wait(self) -> None:
         """Wait until it serves."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        deadline = time.monotonic() + self.patience_seconds
         while not any(line.startswith("serving ") for line in self.told):
             assert self.process.poll() is None, self.told
             assert time.monotonic() < deadline, self.told
@@ -108,14 +111,14 @@ class Server:
 
 
 @contextmanager
-def up(project: Project, data: Path, **environment: str) -> Iterator[Server]:
+def up(project: Project, data: Path, *, patience_seconds: float = 120.0, **environment: str) -> Iterator[Server]:
     """Start `trtflow up` on a free port; it serves a while later."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     before = ("env", f"TMPDIR={data}", *(f"{name}={text}" for name, text in environment.items()))
     process = project.start("up", "--port", str(port), "--data", str(data), before=before)
-    server = Server(f"http://127.0.0.1:{port}", process, [])
+    server = Server(f"http://127.0.0.1:{port}", process, [], patience_seconds)
     reader = threading.Thread(target=_hear, args=(server,), daemon=True)
     reader.start()
     try:

@@ -124,7 +124,9 @@ def count(picture: bytes, colour: tuple[int, int, int]) -> int:
 @pytest.mark.slow
 def test_the_dashboard_counts_the_runs(world: World, tab: Tab) -> None:
     tab.go(f"{world.server.address}/dashboard")
-    tab.show("Flow Runs 2 total", "Task Runs")
+    shown = tab.show("Flow Runs 2 total", "Task Runs")
+    assert "V2 UI" not in shown  # it asks a host of its makers
+    assert world.server.get_page("/ui-settings")["available_uis"] == ["v1"]
 
 
 @pytest.mark.slow
