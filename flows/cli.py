@@ -149,9 +149,7 @@ def _parser() -> ArgumentParser:
         add("verify", "check that what is in force is what a trusted key signed", "*"),
     )
     _gc_options(add("gc", "remove what no recent run and no promotion needs", "*"))
-    repro = add("repro", "run the request that made an artifact again, and compare")
-    repro.add_argument("artifact", help="<pipeline>/<step>/<key>, as reports name it")
-    repro.add_argument("--polygraphy", action="store_true", help="print the polygraphy line that does the same")
+    _repro_options(add("repro", "run the request that made an artifact again, and compare"))
     _notify_options(add("notify", "announce a retrained checkpoint to the server that waits for it"))
     add("doctor", "say which runtimes work here, and what to install for the rest")
     documents = ("pipelines", "run", "report")
@@ -204,6 +202,11 @@ def _key_options(keygen: ArgumentParser, verify: ArgumentParser) -> None:
     add("--key", action="append", metavar="PUB", help="a public key to check with, in place of the YAML's `trust`")
     add("--promotion", metavar="FILE", help="check a copied promoted.json, without YAML and store; needs --engine")
     add("--engine", metavar="FOLDER", help="the engine's files that belong to --promotion")
+
+
+def _repro_options(repro: ArgumentParser) -> None:
+    repro.add_argument("artifact", help="<pipeline>/<step>/<key>, as reports name it")
+    repro.add_argument("--polygraphy", action="store_true", help="print the polygraphy line that does the same")
 
 
 def _notify_options(notify: ArgumentParser) -> None:
