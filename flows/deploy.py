@@ -20,7 +20,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 Verb = Literal["create", "change", "remove"]
 # SQLite takes one write at a time: more callers than this only wait.
-_AT_ONCE = 8
+_AT_ONCE = 4
 _FLOWS = ("convert", "gc")
 
 

@@ -58,6 +58,8 @@ class Server:
             # Without it the UI of another port would look for its API at 4200.
             "PREFECT_SERVER_UI_API_URL": self.url,
             "PREFECT_SERVER_UI_V2_ENABLED": "false",  # calls out from the browser
+            # Its default, a hundred future runs of every deployment, keeps it at work for minutes.
+            "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "5",
             # How often a run asks again that waits for another one of its pipeline.
             "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
         }

@@ -1,6 +1,7 @@
 """The process of the Prefect server that `trtflow up` starts: it ends with the process that started it."""
 
 import ctypes
+import functools
 import os
 import signal
 import sys
@@ -52,6 +53,13 @@ def without_second_ui() -> None:
     prefect.__ui_v2_static_path__ = Path(os.devnull) / "none"  # a UI whose files are not there is not served
 
 
+def remember_time_zones() -> None:
+    """Read the folder of time zones once: Prefect 3.8.8 does so for each cron schedule that it reads or writes."""
+    from prefect._internal.schemas import validators
+
+    validators.get_timezones = functools.cache(validators.get_timezones)  # type: ignore[attr-defined]
+
+
 def main() -> None:
     """Serve on the host and port of the command line."""
     host, port, parent = sys.argv[1:]
@@ -60,6 +68,7 @@ def main() -> None:
 
     write_in_turn()
     without_second_ui()
+    remember_time_zones()
     # As `prefect server start` runs it, in one process.
     uvicorn.run(
         "prefect.server.api.server:create_app",
