@@ -4,7 +4,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,12 +111,14 @@ class Server:
 
 
 @contextmanager
-def up(project: Project, data: Path, *, patience_seconds: float = 120.0, **environment: str) -> Iterator[Server]:
+def up(
+    project: Project, data: Path, environment: Mapping[str, str] | None = None, patience_seconds: float = 120.0
+) -> Iterator[Server]:
     """Start `trtflow up` on a free port; it serves a while later."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    before = ("env", f"TMPDIR={data}", *(f"{name}={text}" for name, text in environment.items()))
+    before = ("env", f"TMPDIR={data}", *(f"{name}={text}" for name, text in (environment or {}).items()))
     process = project.start("up", "--port", str(port), "--data", str(data), before=before)
     server = Server(f"http://127.0.0.1:{port}", process, [], patience_seconds)
     reader = threading.Thread(target=_hear, args=(server,), daemon=True)

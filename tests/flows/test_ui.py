@@ -80,7 +80,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         outside = stack.enter_context(witnessed())
         reports = stack.enter_context(served(project.store))
         data = tmp_path_factory.mktemp("data")
-        server = stack.enter_context(up(project, data, TRTFLOW_REPORTS_URL=reports, **outside.environment))
+        environment = {"TRTFLOW_REPORTS_URL": reports, **outside.environment}
+        server = stack.enter_context(up(project, data, environment))
         # While the server starts: a history has two measurements. What `up` has running is not left over by this.
         untold = Project(folder).run("run", "net", "--json")
         assert untold.code == 0, untold.stderr
