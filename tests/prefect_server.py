@@ -133,6 +133,9 @@ def up(
             process.kill()
             process.wait()
         reader.join()
+        for pipe in (process.stdout, process.stderr):
+            assert pipe is not None
+            pipe.close()
 
 
 def _hear(server: Server) -> None:

@@ -5,6 +5,8 @@ import http.server
 import io
 import json
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -120,6 +122,23 @@ def count(picture: bytes, colour: tuple[int, int, int]) -> int:
     with Image.open(io.BytesIO(picture)) as image:
         distance = np.abs(np.asarray(image.convert("RGB"), dtype=np.int16) - np.array(colour)).max(axis=-1)
     return int((distance < 12).sum())
+
+
+def test_who_would_leave_the_machine_is_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    worker = "new Worker(URL.createObjectURL(new Blob([`fetch('http://worker.invalid/b')`])))"
+    page.write_text(f"<img src='http://page.invalid/a'><script>{worker}</script>")
+    with served(tmp_path) as address, opened(browser()) as tab:
+        tab.go(f"{address}/page.html")
+        tab.until("document.readyState === 'complete'")
+        tab.rest(0.5)
+        tab.text()  # hears of what was asked meanwhile
+        seen = tab.strangers(address.removeprefix("http://"))
+    assert seen == ["http://page.invalid/a", "http://worker.invalid/b"]
+    with witnessed() as outside:
+        ask = "import httpx; httpx.get('http://server.invalid/c')"
+        subprocess.run([sys.executable, "-c", ask], env=outside.environment, capture_output=True, check=False)
+        assert outside.asked == ["GET http://server.invalid/c HTTP/1.1"]
 
 
 @pytest.mark.slow
