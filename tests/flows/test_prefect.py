@@ -101,7 +101,7 @@ def test_a_real_server_sees_the_flow_and_each_step(api: str, done: Project, tmp_
     flow = flow_run(api, f"tiny · {run.run[-6:]} · manual")
     assert run.promoted is not None
     assert (flow["state_type"], flow["state"]["message"]) == ("COMPLETED", run.promoted.reason)
-    assert flow["tags"] == ["tiny"]
+    assert flow["tags"] == ["fp32", "onnxruntime", "reference", "tiny"]
     steps = task_runs(api, flow, len(STEPS))
     assert set(steps) == STEPS
     assert {step["state_type"] for step in steps.values()} == {"COMPLETED"}
