@@ -13,6 +13,7 @@ from flows.run import Run, RunOptions, run_pipeline
 from flows.terminal import Progress, print_outcome, tell
 from tasks.core.config import OnnxModel, PipelineConfig
 from tasks.core.errors import ConfigError
+from tasks.core.locks import host_folder
 from tasks.core.names import check_names
 from tasks.core.outcome import RunOutcome, RunsOutcome, exit_code
 from tasks.runtimes.isolate import Workers
@@ -27,6 +28,7 @@ def command(parsed: Namespace, options: Options) -> int:
     if parsed.checkpoint:
         pipelines = _with_checkpoint(pipelines, parsed.checkpoint)
     again = frozenset({"benchmark"} if parsed.rebenchmark else ())
+    host_folder()  # raises where the locks of this host are said to be in no folder
     store = open_store(options, config, signs=True)
     settings = RunOptions(
         store.root,
