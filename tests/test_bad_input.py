@@ -123,7 +123,7 @@ def test_a_wrong_place_for_the_locks_of_the_host_ends_with_2(
 
 def test_exit_code_is_that_of_the_process(project: Project) -> None:
     project.write(a={"model": {"onnx": "modle.onnx"}})
-    said = project.run("run", "--json")
+    said = project.execute("run", "--json")
     assert said.code == 2
     assert json.loads(said.stdout)["error"]["path"] == "pipelines.a.model.onnx"
 
