@@ -95,7 +95,7 @@ def test_a_real_server_sees_the_flow_and_each_step(api: str, done: Project, tmp_
     project.write(tiny={**TINY, **TWIN}, bad={**BAD, **TWIN, **GATE})
     told = ("env", f"PREFECT_API_URL={api}", f"PREFECT_HOME={tmp_path / 'home'}")
 
-    finished = project.run("run", "tiny", "--json", before=told)
+    finished = project.execute("run", "tiny", "--json", before=told)
     assert finished.code == 0, finished.stderr
     run = finished.runs["tiny"]
     flow = flow_run(api, f"tiny · {run.run[-6:]} · manual")
@@ -110,7 +110,7 @@ def test_a_real_server_sees_the_flow_and_each_step(api: str, done: Project, tmp_
     needed = {given["id"] for given in steps["fold"]["task_inputs"]["values"]}
     assert needed == {steps["export"]["id"]}
 
-    finished = project.run("run", "bad", "--json", before=told)
+    finished = project.execute("run", "bad", "--json", before=told)
     assert finished.code == 1, finished.stderr
     run = finished.runs["bad"]
     assert [engine.status for engine in run.engines] == ["failed", "passed"]
@@ -125,7 +125,7 @@ def test_a_real_server_sees_the_flow_and_each_step(api: str, done: Project, tmp_
 
 def test_a_server_that_does_not_answer_is_named(done: Project, tmp_path: Path) -> None:
     told = ("env", "PREFECT_API_URL=http://127.0.0.1:9/api", f"PREFECT_HOME={tmp_path / 'home'}")
-    finished = done.run("run", "tiny", before=told)
+    finished = done.execute("run", "tiny", before=told)
     assert (finished.code, finished.stdout) == (1, "")
     assert "the Prefect API at http://127.0.0.1:9/api does not answer" in finished.stderr
     assert "unset it to run without Prefect" in finished.stderr
