@@ -19,6 +19,7 @@ from tasks.core.files import copy_file, remove_tree, store_errors, sync_file, sy
 from tasks.core.locks import file_lock, try_file_lock
 from tasks.core.observations import IndexEntry, Observer, append_index, read_index
 from tasks.core.report import KEY_IN_FOLDER_NAME, Artifact, FileRecord, Observation, Recipe, Report
+from tasks.core.source_names import SourceNames
 from tasks.core.sweep import remove_whatever, sweep
 from tasks.core.trust import Authority
 from tasks.core.verified import Verified, known, link, sha256_once
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 REPORT = "report.json"
 NEVER_MADE = "never made from these inputs"
 _PARTS = 3  # of an artifact's folder: pipeline, step and key
-CHECKPOINTS = "checkpoints"  # folder of a pipeline's fetched checkpoints, each below its digest
-_KEPT = "store:"  # begins the name of a source that lies in the store, wherever that is
 NOT_STEPS = frozenset({"runs", "promotions", "index"})
 
 
@@ -90,6 +89,11 @@ class Store:
     def sources(self) -> SourceDigests:
         """Digests of the user's files."""
         return SourceDigests(self.root / ".sources")
+
+    @property
+    def names(self) -> SourceNames:
+        """What keys call the files that a pipeline is made from."""
+        return SourceNames(self.root, self.project)
 
     @property
     def timing(self) -> Path:
@@ -333,22 +337,9 @@ class Store:
 
     def _check_sources(self, recipe: Recipe) -> None:
         for name, digest in recipe.sources.items():
-            path = self._source(recipe, name)
+            path = self.names.path(name, recipe.pipeline)
             if not path.is_file() or self.sources.sha256(path) != digest:
                 raise StepError(f"{name} changed while {recipe.step} read it", "run again once nothing writes to it")
-
-    def source_name(self, path: Path, pipeline: str) -> str:
-        """What keys call a file that a pipeline is made from: its name is the same on every machine, if it can be."""
-        for base, prefix in ((self.root / pipeline / CHECKPOINTS, f"{_KEPT}{CHECKPOINTS}/"), (self.project, "")):
-            if path.is_relative_to(base):
-                return f"{prefix}{path.relative_to(base)}"
-        return str(path)
-
-    def _source(self, recipe: Recipe, name: str) -> Path:
-        """The file that `source_name` named."""
-        if name.startswith(_KEPT):
-            return self.root / recipe.pipeline / name.removeprefix(_KEPT)
-        return self.project / name
 
     def _write_report(self, folder: Path, recipe: Recipe, made: Made, timing: tuple[str, float]) -> Report:
         shutil.rmtree(folder / "scratch", ignore_errors=True)
