@@ -139,7 +139,7 @@ class Store:
             report = self.shared.look(_folder(recipe, key))
         except RemoteDamaged as error:
             return Miss(f"the remote copy is damaged: {error.message}")
-        return found if report is None or report.key != key else artifact_of(report)
+        return found if report is None or report.key != key else report.artifact
 
     def produce(self, recipe: Recipe, make: Callable[[Path], Made], *, observing: bool = False) -> Produced:
         """Return the artifact of `recipe`, made by `make(folder)` if it is not there yet."""
@@ -285,12 +285,12 @@ class Store:
             report = self.shared.fetch(_folder(recipe, key))
         except RemoteDamaged as error:
             return Miss(f"the remote copy is damaged: {error.message}", told=True)
-        return None if report is None else artifact_of(report)
+        return None if report is None else report.artifact
 
     def _share(self, artifact: Artifact) -> Artifact:
         if self.shared is None or self.shared.holds(artifact.folder):
             return artifact
-        return artifact_of(self.shared.share(artifact.folder))
+        return self.shared.share(artifact.folder).artifact
 
     def _use_lock(self, pipeline: str) -> Path:
         return self.root / pipeline / ".in-use.lock"
@@ -312,7 +312,7 @@ class Store:
         problem = self.verified.first_problem(folder, report.files)
         if problem:
             return Miss(problem, damaged=folder, told=True)
-        return artifact_of(report)
+        return report.artifact
 
     def _discard(self, miss: Miss) -> None:
         if miss.damaged is not None:
@@ -333,7 +333,7 @@ class Store:
             self._publish(partial, recipe, report)
         finally:
             remove_whatever(partial)
-        return Produced(artifact_of(report), cached=False, seconds=seconds)
+        return Produced(report.artifact, cached=False, seconds=seconds)
 
     def _check_sources(self, recipe: Recipe) -> None:
         for name, digest in recipe.sources.items():
@@ -365,7 +365,7 @@ class Store:
 
     def _publish(self, partial: Path, recipe: Recipe, report: Report) -> None:
         """Tell the index, then give the folder its final name: what has its name is never made twice."""
-        final = self.root / artifact_of(report).folder
+        final = self.root / report.artifact.folder
         sync_folder(partial)
         if report.observed is not None:
             append_index(self._index(recipe), IndexEntry(key=report.key, observed=report.observed))
@@ -383,12 +383,6 @@ def read_report(folder: Path) -> Report:
         raise StoreError(f"{REPORT} cannot be read: {error.strerror}", "the artifact is made again") from error
     except ValueError as error:  # also for a folder's name that none can have
         raise StoreError(f"{REPORT} is not a valid report", "the artifact is made again", str(error)) from error
-
-
-def artifact_of(report: Report) -> Artifact:
-    """The value that stands for a reported artifact."""
-    names = tuple(record.name for record in report.files)
-    return Artifact(pipeline=report.pipeline, step=report.step, key=report.key, files=names)
 
 
 def _folder(recipe: Recipe, key: str) -> str:

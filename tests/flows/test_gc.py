@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from tasks.core.store import Store, artifact_of, read_report
+from tasks.core.store import Store, read_report
 from tests.commands import SOURCE, TINY, Call, fresh, tree
 from tests.projects import Project, wait_until
 
@@ -72,7 +72,7 @@ def retrained(retrained_once: Project, tmp_path: Path) -> Project:
 def first_benchmark(project: Project) -> str:
     """The folder of the benchmark that only the first run needs."""
     reports = [read_report(path.parent) for path in (project.store / "tiny" / "benchmark").glob("*/report.json")]
-    return artifact_of(min(reports, key=lambda report: report.started)).folder
+    return min(reports, key=lambda report: report.started).artifact.folder
 
 
 def test_what_the_newest_runs_need_stays_and_the_rest_goes(once: Project, aged: Project, call: Call) -> None:
