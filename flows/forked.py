@@ -1,13 +1,16 @@
 """The process of one flow run: forked from one that has imported all that a run needs, which takes seconds."""
 
 import importlib
+import multiprocessing
 import os
 import signal
+import threading
+import time
 from uuid import UUID
 
-from flows.server_process import end_with_parent
-
 _MODULES = {"convert": "flows.served", "gc": "flows.tidied"}
+# What a run may take to write its record, when the server is most likely gone too.
+_GRACE_SECONDS = 15.0
 # What is imported once, before anything is forked. None of it starts a thread, which a fork would lose.
 PRELOAD = ("flows.forked", *_MODULES.values(), "prefect.flow_engine")
 
@@ -16,7 +19,7 @@ def run(flow_name: str, flow_run: str, environment: dict[str, str]) -> None:
     """Run one flow run, as `python -m prefect.flow_engine` does, but for the traceback that it logs of a failed one."""
     # Ctrl-C reaches every process of the terminal's group; `up` alone decides what to do about it.
     os.setsid()
-    end_with_parent(os.getppid(), signal.SIGTERM)
+    threading.Thread(target=_end_with_up, daemon=True).start()
     os.environ.update(environment)
     from prefect._internal.control_listener import configure_from_env
     from prefect.engine import handle_engine_signals
@@ -27,3 +30,14 @@ def run(flow_name: str, flow_run: str, environment: dict[str, str]) -> None:
     configure_from_env()
     with handle_engine_signals(key):
         run_flow(flow, flow_run=load_flow_run(key), return_type="state")
+
+
+def _end_with_up() -> None:
+    """End when `trtflow up` is gone, however it went: first as if it had asked, then at once."""
+    up = multiprocessing.parent_process()
+    if up is None:
+        return
+    up.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)

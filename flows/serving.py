@@ -7,7 +7,9 @@ started, and its loop, which gives up after three failed polls) is not public: d
 import asyncio
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
@@ -18,6 +20,13 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskStatus
 from httpx import HTTPError
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
 from prefect.runner import Runner
 from prefect.runner._process_manager import ProcessHandle
 
@@ -32,6 +41,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.5
 _PREFETCH_SECONDS = 1.0
+_CANCEL_SECONDS = 2.0
 _STOP_SECONDS = 30.0
 _context = multiprocessing.get_context("forkserver")
 
@@ -40,6 +50,12 @@ def warm_up() -> None:
     """Start the process that flow runs are forked from; it has the environment of now."""
     _context.set_forkserver_preload(list(forked.PRELOAD))
     multiprocessing.forkserver.ensure_running()
+
+
+def cool_down() -> None:
+    """End that process, and the one that multiprocessing keeps beside it, and wait until they are gone."""
+    multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    multiprocessing.resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
 
 
 @dataclass
@@ -83,6 +99,7 @@ class Serving:
     limit: int
     deployments: dict[UUID, tuple[str, str]] = field(default_factory=dict)
     live: dict[UUID, ForkServerProcess] = field(default_factory=dict)
+    _asked: float = 0.0
 
     def update(self, titles: dict[str, str]) -> None:
         """Serve what the API has now: ids by `flow/name`."""
@@ -104,6 +121,7 @@ class Serving:
                     runner._deployment_registry.register_deployment(key, name)
                 try:
                     await poller._get_and_submit_flow_runs()
+                    await self._cancel(runner)
                 except HTTPError as error:
                     lost(error)
                 await _sleep(stop, POLL_SECONDS)
@@ -113,6 +131,16 @@ class Serving:
     def _starter(self, runner: Runner, flow_run: "FlowRun") -> _Starter:
         flow, name = self.deployments[cast("UUID", flow_run.deployment_id)]
         return _Starter(flow, name, runner._control_channel, self.claims, self.live)
+
+    async def _cancel(self, runner: Runner) -> None:
+        """Ask which runs are to be cancelled: the Runner is told, but never again once the server was away."""
+        if not self.live or time.monotonic() - self._asked < _CANCEL_SECONDS:
+            return
+        self._asked = time.monotonic()
+        cancelling = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CANCELLING]))
+        ours = FlowRunFilter(id=FlowRunFilterId(any_=list(self.live)), state=cancelling)
+        for flow_run in await runner._client.read_flow_runs(flow_run_filter=ours):
+            runner._runs_task_group.start_soon(runner._cancel_run, flow_run)
 
     async def _end(self, runner: Runner) -> list[str]:
         """End what still runs. It was told why, so it reports no crash: whoever stops it says what becomes of it."""

@@ -58,8 +58,7 @@ class Up:
                 self._start()
                 return self._serve()
             finally:
-                if self.server:
-                    self.server.stop()
+                self._stop()
 
     def _start(self) -> None:
         if not os.environ.get("PREFECT_API_URL"):
@@ -79,6 +78,14 @@ class Up:
         warm_up()
         if self.server:
             self.server.wait()
+
+    def _stop(self) -> None:
+        if "flows.serving" in sys.modules:
+            from flows.serving import cool_down
+
+            cool_down()
+        if self.server:
+            self.server.stop()
 
     def _serve(self) -> int:
         from flows.serving import Serving, default_limit

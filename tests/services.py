@@ -70,11 +70,18 @@ class Service:
             try:
                 reached[:] = [self.run(key)]
             except httpx.HTTPError:  # the server was killed, and is coming back
+                assert self.process.poll() is None
                 return False
             return reached[0]["state_type"] in (states or FINAL)
 
         wait_for(look, lambda: f"{[run['state'] for run in reached]}\n{self.text}")
         return reached[0]
+
+    def ends(self, key: str, state: str) -> dict[str, Any]:
+        """Wait until a flow run has ended, and check how."""
+        run = self.wait(key)
+        assert run["state_type"] == state, f"{run['state']}\n{self.text}"
+        return run
 
     def serving(self, times: int = 1) -> None:
         """Wait until it serves."""
