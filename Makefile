@@ -25,7 +25,7 @@ test: $(RTX) $(LEAN) ## run every check: format, lint, types, import contracts, 
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(MINILM) ## measure what docs/evidence states
 	$(BIN)/python benchmarks/bench.py

@@ -14,6 +14,12 @@ from tests.projects import Project
 from tests.s3_server import BUCKET, S3Server, start_server
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first: what is left at the end is short, and no test process waits for another."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Commands share what they import. Those of other test processes do not wait for the benchmarks of this one."""

@@ -15,6 +15,8 @@ from onnx import TensorProto, helper
 
 from tests.projects import INT64, QUICK, Finished, Project, graph, linear, value, wait_until
 
+pytestmark = pytest.mark.slow
+
 MODULE = """\
 import ctypes, os, subprocess, sys, tempfile, time
 import numpy as np

@@ -13,6 +13,8 @@ from onnx import helper
 from tasks.core.promotions import Promotions
 from tests.projects import Finished, Project, graph, value
 
+pytestmark = pytest.mark.slow
+
 MODULE = """\
 import numpy as np
 

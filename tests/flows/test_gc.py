@@ -13,6 +13,8 @@ from tasks.core.store import Store, read_report
 from tests.commands import SOURCE, TINY, Call, fresh, tree
 from tests.projects import Project, wait_until
 
+pytestmark = pytest.mark.slow
+
 # A source whose data waits for a file: its run can be looked at while it is at work.
 WAITING = """
 import pathlib, time
