@@ -145,7 +145,8 @@ def service(project: Project, **environment: str) -> Iterator[Service]:
             os.kill(pid, signal.SIGKILL)
         process.wait()
         for reader in readers:
-            reader.join(10)
+            reader.join()
+        process.__exit__(None, None, None)  # closes the pipes
 
 
 def _hear(started: Service, name: str) -> None:

@@ -180,30 +180,27 @@ def test_a_run_that_is_cancelled_ends_as_cancelled(up: Service) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_stopped_goes_on_and_what_was_killed_has_crashed(up: Service) -> None:
-    stopped = hold(up)
-    assert up.stop() == 0, up.text
-    assert processes(up.project.mark) == []
-    assert "1 runs were stopped; they go on when `trtflow up` is started again" in up.text
-    release(up)
+def test_after_a_kill_states_are_true_and_what_was_stopped_waits_to_go_on(up: Service) -> None:
+    killed = hold(up)
+    up.process.kill()
+    up.process.wait()
+    wait_for(lambda: processes(up.project.mark) == [], lambda: str(processes(up.project.mark)))
 
-    with service(up.project, WEBHOOK="http://127.0.0.1:9/") as second:
-        run = second.wait(stopped)
-        assert (run["state_type"], run["run_count"]) == ("COMPLETED", 2), run["state"]
-        killed = hold(second)
-        second.process.kill()
-        second.process.wait()
-        wait_for(lambda: processes(up.project.mark) == [], lambda: str(processes(up.project.mark)))
-
-    with service(up.project, WEBHOOK="http://127.0.0.1:9/") as third:
-        run = third.wait(killed)
-        assert run["state_type"] == "CRASHED", run["state"]
-        release(third)
-        third.ends(third.start_run("convert/slow"), "COMPLETED")
+    with service(up.project, WEBHOOK="http://127.0.0.1:9/") as again:
+        run = again.ends(killed, "CRASHED")
+        assert "run it again, and the rest is done" in run["state"]["message"]
+        release(again)
+        again.ends(again.start_run("convert/slow"), "COMPLETED")
         steps = {step.step: step.cached for step in up.project.record("slow").outcome.steps}
         assert steps["inspect"]  # the only one that was done when it was killed
-        assert third.stop(signal.SIGTERM) == 0
+        stopped = hold(again)
+        assert again.stop() == 0, again.text
+        assert processes(up.project.mark) == []
+        assert "1 runs were stopped; they go on when `trtflow up` is started again" in again.text
     assert not [path for path in up.project.store.rglob(".*") if path.suffix in (".partial", ".lock")]
+    with contextlib.closing(sqlite3.connect(up.project.folder / ".trtflow/prefect.db")) as database:
+        question = "SELECT state_type, state_name FROM flow_run WHERE id = ?"
+        assert database.execute(question, (stopped,)).fetchall() == [("SCHEDULED", "AwaitingRetry")]
 
 
 def database_of(project: Project, revision: str) -> Path:
