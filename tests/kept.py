@@ -37,7 +37,10 @@ class _Kept(Zygote):
     def children(self) -> str:
         """The processes that it has forked and not seen end."""
         pid = self._process.pid
-        return Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        try:
+            return Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        except FileNotFoundError:
+            return ""  # gone itself: the next command starts another
 
 
 class Zygotes:
