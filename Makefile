@@ -1,6 +1,6 @@
 # Everything runs in .venv, made here from whatever Python 3.11 or 3.12 is on PATH (or PYTHON=...).
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test bench minilm matrix rtx lean corpus large faults many-runs fuzz screenshots clean
+.PHONY: help venv demo test bench minilm matrix rtx lean corpus large faults many-runs fuzz screenshots ui-screenshots clean
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -13,7 +13,7 @@ PYTHONS := $(PYTHON) python3.11 python3.12 python3 python
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## install trtflow and its tools into .venv, at the versions of constraints.txt
 
@@ -25,7 +25,7 @@ test: $(RTX) $(LEAN) ## run every check: format, lint, types, import contracts, 
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(MINILM) ## measure what docs/evidence states
 	$(BIN)/python benchmarks/bench.py
@@ -52,6 +52,9 @@ faults: venv ## kill, fill and truncate on purpose, and record what happened (sl
 
 screenshots: $(MINILM) ## run minilm and take the pictures of its report (needs chromium)
 	$(BIN)/python benchmarks/screenshots.py
+
+ui-screenshots: venv ## run digits under `trtflow up` and take the pictures of the Prefect UI (needs chromium)
+	$(BIN)/python benchmarks/ui_screenshots.py
 
 many-runs: venv ## time list, show, plan and gc on a store of 1,000 runs, and record it
 	$(BIN)/python benchmarks/many_runs.py

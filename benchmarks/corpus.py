@@ -15,11 +15,11 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -44,6 +44,8 @@ REFUSED = {
 }
 # The models' own outputs were computed by another framework, in float32.
 RELATIVE, ABSOLUTE = 1e-3, 1e-5
+# Runs what is in a folder, and gives what it prints.
+Command: TypeAlias = Callable[[Path], str]
 
 
 @dataclass
@@ -107,19 +109,8 @@ def pipeline(model: Model, folder: Path) -> dict[str, object]:
     return config
 
 
-def convert(runnable: list[Model], folder: Path) -> dict[str, RunOutcome | str]:
-    """Run the command over all of them; over those whose test inputs no YAML can name, one by one."""
-    alone = [model for model in runnable if 0 in model.dims.values()]
-    found: dict[str, RunOutcome | str] = {}
-    for some in ([model for model in runnable if model not in alone], *([model] for model in alone)):
-        found |= _run(some, folder)
-    return found
-
-
-def _run(some: list[Model], folder: Path) -> dict[str, RunOutcome | str]:
-    pipelines = {model.name[:64]: pipeline(model, folder) for model in some}
-    text = yaml.safe_dump({"version": 1, "pipelines": pipelines}, sort_keys=False)
-    (folder / "pipelines.yaml").write_text(text, encoding="utf-8")
+def as_a_user(folder: Path) -> str:
+    """What the command prints in a folder with a YAML."""
     surroundings = {key: text for key, text in os.environ.items() if key != "PREFECT_API_URL"}
     done = subprocess.run(
         [sys.executable, "-m", "flows.cli", "run", "--json"],
@@ -129,11 +120,28 @@ def _run(some: list[Model], folder: Path) -> dict[str, RunOutcome | str]:
         text=True,
         check=False,
     )
-    if done.stdout.startswith('{"error"') and len(some) == 1:
-        return {some[0].name[:64]: json.loads(done.stdout)["error"]["message"]}
-    if not done.stdout.startswith('{"runs"'):
+    if not done.stdout.startswith(('{"error"', '{"runs"')):
         raise SystemExit(f"the command ended with {done.returncode}: {done.stdout}{done.stderr[-4000:]}")
-    return {run.pipeline: run for run in RunsOutcome.model_validate_json(done.stdout).runs}
+    return done.stdout
+
+
+def convert(runnable: list[Model], folder: Path, command: Command) -> dict[str, RunOutcome | str]:
+    """Run the command over all of them; over those whose test inputs no YAML can name, one by one."""
+    alone = [model for model in runnable if 0 in model.dims.values()]
+    found: dict[str, RunOutcome | str] = {}
+    for some in ([model for model in runnable if model not in alone], *([model] for model in alone)):
+        found |= _run(some, folder, command)
+    return found
+
+
+def _run(some: list[Model], folder: Path, command: Command) -> dict[str, RunOutcome | str]:
+    pipelines = {model.name[:64]: pipeline(model, folder) for model in some}
+    text = yaml.safe_dump({"version": 1, "pipelines": pipelines}, sort_keys=False)
+    (folder / "pipelines.yaml").write_text(text, encoding="utf-8")
+    told = command(folder)
+    if told.startswith('{"error"') and len(some) == 1:
+        return {some[0].name[:64]: json.loads(told)["error"]["message"]}
+    return {run.pipeline: run for run in RunsOutcome.model_validate_json(told).runs}
 
 
 def differs(model: Model, engine: EngineOutcome, store: Path) -> str:
@@ -160,19 +168,19 @@ def judged(model: Model, run: RunOutcome | str, store: Path) -> dict[str, object
     return {"verdict": "refused" if known else "failed", "reason": reason, "true_because": known}
 
 
-def main() -> None:
+def main(given: list[str] | None = None, command: Command = as_a_user) -> None:
     """Convert, count, list every refusal, and write the evidence."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="models, with commas")
     parser.add_argument("--keep", type=Path, help="work in this folder, and leave it")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/evidence/corpus.json")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     corpus = list(models([name for name in arguments.only.split(",") if name]))
     runnable = [model for model in corpus if not model.not_run]
     with tempfile.TemporaryDirectory(prefix="trtflow-corpus-") as scratch:
         folder = arguments.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        runs = convert(runnable, folder)
+        runs = convert(runnable, folder, command)
         verdicts = {model.name: judged(model, runs[model.name[:64]], folder / "artifacts") for model in runnable}
     counts = Counter(str(verdict["verdict"]) for verdict in verdicts.values())
     evidence = {

@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -48,14 +49,18 @@ def document(names: list[str], store: Path) -> str:
     return yaml.safe_dump({"version": 1, "store": str(store), "pipelines": pipelines}, sort_keys=False)
 
 
-def run(names: list[str], folder: Path) -> RunsOutcome:
-    """Run them as a user does; with nothing that passes, the run fails, and that is no matter here."""
+def as_a_user(path: Path) -> str:
+    """What the command prints; with nothing that passes, the run fails, and that is no matter here."""
+    command = (sys.executable, "-m", "flows.cli", "-f", str(path), "run", "--json")
+    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False).stdout
+
+
+def run(names: list[str], folder: Path, command: Callable[[Path], str]) -> RunsOutcome:
+    """Write the YAML, and run the command on it."""
     path = folder / "pipelines.yaml"
     path.write_text(document(names, folder / "store"), encoding="utf-8")
     (folder / "models").symlink_to(ROOT / "models")  # user modules are found from the folder of the YAML
-    command = (sys.executable, "-m", "flows.cli", "-f", str(path), "run", "--json")
-    told = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False).stdout
-    return RunsOutcome.model_validate_json(told)
+    return RunsOutcome.model_validate_json(command(path))
 
 
 def row(store: Path, name: str, engine: EngineOutcome) -> dict[str, Any]:
@@ -95,7 +100,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, command: Callable[[Path], str] = as_a_user) -> None:
     """Run, check, print and write the evidence."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pipelines", nargs="*", default=list(PIPELINES), metavar="PIPELINE")
@@ -104,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
     names = list(parsed.pipelines)
     with tempfile.TemporaryDirectory(prefix="trtflow-rtx-") as scratch:
         folder = Path(scratch)
-        outcome = run(names, folder)
+        outcome = run(names, folder, command)
         rows = [row(folder / "store", each.pipeline, engine) for each in outcome.runs for engine in each.engines]
     print(table(rows))
     check(rows, names)

@@ -12,7 +12,7 @@ from flows.evidence import HOP_NAMES, HOPS, Evidence
 from tasks.core.errors import StoreError
 from tasks.core.metrics import UNBOUNDED
 from tasks.core.outcome import EngineOutcome
-from tasks.core.store import artifact_of, read_report
+from tasks.core.store import read_report
 from tasks.runtimes.attribution import WhereMetrics
 from tasks.sources.onnx_repair import RepairedMetrics
 
@@ -126,7 +126,7 @@ def _looked_at(found: Evidence, engine: EngineOutcome) -> list[str]:
             report = read_report(folder.parent)
         except StoreError:
             continue
-        if artifact_of(made).folder not in report.recipe.lineage:
+        if made.artifact.folder not in report.recipe.lineage:
             continue
         with contextlib.suppress(ValidationError):
             return [node.node or node.name for node in WhereMetrics.model_validate(report.metrics).most_added]

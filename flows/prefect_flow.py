@@ -9,13 +9,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal, UnfinishedRun
 from prefect.futures import PrefectFuture
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.api import check_api
 from flows.run import Run, drive
 from flows.submit import Result, run_step
-from tasks.core.errors import ConfigError, StepError, TrtflowError
+from flows.ui_artifacts import log_step, shown_in_ui
+from tasks.core.errors import CannotRun, ConfigError, StepError, TrtflowError
 from tasks.core.outcome import RunOutcome
 from tasks.runtimes.isolate import Workers
 from tasks.step import Step
@@ -60,11 +61,14 @@ class TaskSubmit:
 
         def run(*values: object) -> R:
             resolved = dict(zip(map(id, results), values, strict=True))
+            returned: object = None
             try:
-                return run_step(journal, step, subject, lambda: [_filled(arg, resolved) for arg in args])
+                returned = run_step(journal, step, subject, lambda: [_filled(arg, resolved) for arg in args])
             except TrtflowError as error:
-                # As a state and not as an exception: its message says it all, and Prefect logs no traceback.
-                return cast("R", Failed(message=str(error), data=error))
+                returned = _as_state(error)
+            finally:
+                log_step(self._run, (name, subject), returned)
+            return cast("R", returned)
 
         task = prefect.Task(
             fn=run,
@@ -90,6 +94,13 @@ class TaskSubmit:
         for future in self._submitted:
             future.wait()
         self._submitted.clear()
+
+
+def _as_state(error: TrtflowError) -> "State[Any]":
+    """As a state and not as an exception: its message says it all, and Prefect logs no traceback."""
+    if isinstance(error, CannotRun):  # what does not run here is no failure
+        return Cancelled(name="NotRun", message=str(error), data=error)
+    return Failed(message=str(error), data=error)
 
 
 def _results(value: object) -> "Iterator[_TaskResult[Any]]":
@@ -126,7 +137,8 @@ def run_with_prefect(run: Run, workers: Workers) -> RunOutcome:
 
 def driven(run: Run, workers: Workers) -> "State[Any]":
     """Run the pipeline inside a flow run; what this returns is the state in which the flow run ends."""
-    outcome = drive(run, workers, TaskSubmit(run))
+    with shown_in_ui(run):
+        outcome = drive(run, workers, TaskSubmit(run))
     if outcome.status == "passed":
         return Completed(message=outcome.promoted.reason if outcome.promoted else "passed")
     bad = [engine for engine in outcome.engines if engine.status in ("failed", "error")]

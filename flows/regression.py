@@ -11,7 +11,7 @@ from tasks.core.config import complete
 from tasks.core.errors import ArtifactDamaged, ConfigError, StoreError, TrtflowError
 from tasks.core.promotions import Promotion, promotions_in
 from tasks.core.report import Artifact
-from tasks.core.store import artifact_of, read_report
+from tasks.core.store import read_report
 from tasks.core.trust import trusted
 from tasks.evaluate import EvaluateMetrics, evaluate, metric_of
 from tasks.gates import Rivalry, Verdict, regressions
@@ -57,7 +57,7 @@ def baseline_of(context: Context, results: Sequence[Finding]) -> Baseline | None
         return Baseline(current, None, result)
     try:
         context.store.bring(before.artifact)
-        built = artifact_of(read_report(context.store.root / before.artifact))
+        built = read_report(context.store.root / before.artifact).artifact
     except StoreError as error:
         return Baseline(current, None, result, "" if result else error.message)
     contender = Contender(name=f"{PROMOTED}{before.id}", built=built, promoted=True)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from tasks.core.outcome import RunRecord
-from tasks.core.store import CHECKPOINTS
+from tasks.core.source_names import CHECKPOINTS
 
 _TIME = "%Y%m%dT%H%M%S"
 

@@ -26,7 +26,8 @@ from tasks.core.files import link_or_copy, remove_tree, store_errors, sync_folde
 from tasks.core.locks import file_lock
 from tasks.core.outcome import CheckpointRecord
 from tasks.core.remote import check_url as check_driver
-from tasks.core.store import CHECKPOINTS, Store
+from tasks.core.source_names import CHECKPOINTS
+from tasks.core.store import Store
 from tasks.core.sweep import remove_whatever
 
 _CHUNK = 8 << 20

@@ -5,6 +5,7 @@ import functools
 import os
 import signal
 import sys
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 
@@ -42,6 +43,16 @@ def write_in_turn() -> None:
     AioSqliteConfiguration.begin_transaction = begin_immediate  # type: ignore[method-assign,assignment]
 
 
+def without_second_ui() -> None:
+    """Offer the first UI alone: the second one asks a host of its makers from the browser, whatever is switched off.
+
+    PREFECT_SERVER_UI_V2_ENABLED=false only has the first one open by default, with a button that leads to the second.
+    """
+    import prefect
+
+    prefect.__ui_v2_static_path__ = Path(os.devnull) / "none"  # a UI whose files are not there is not served
+
+
 def remember_time_zones() -> None:
     """Read the folder of time zones once: Prefect 3.8.8 does so for each cron schedule that it reads or writes."""
     from prefect._internal.schemas import validators
@@ -56,6 +67,7 @@ def main() -> None:
     import uvicorn
 
     write_in_turn()
+    without_second_ui()
     remember_time_zones()
     # As `prefect server start` runs it, in one process.
     uvicorn.run(

@@ -131,6 +131,7 @@ def _cancel(client: "SyncPrefectClient", waiting: Iterable[Announced], newest: A
     """End them here, which saves the start of a process each; one that starts just now finds out by itself."""
     for other in waiting:
         client.set_flow_run_state(UUID(other.id), ended(Verdict("superseded", newest)))
+        client.update_flow_run(UUID(other.id), name=other.name)  # it never begins, and would keep a made-up name
 
 
 def _others(client: "SyncPrefectClient", deployment: UUID) -> "list[FlowRun]":

@@ -1,7 +1,7 @@
 """The table of a run's results: a row for each result and measured point, in one table or, where narrow, in two."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from tasks.core.metrics import UNBOUNDED
@@ -62,13 +62,25 @@ def print_table(console: "Console", outcome: RunOutcome) -> None:
         console.print(line, style="dim", markup=False, soft_wrap=not console.is_terminal)
 
 
+def cells(outcome: RunOutcome) -> dict[str, tuple[str, ...]]:
+    """The whole table by column, for where a row stands on its own: each says which result it is of."""
+    rows = [replace(row, verdict=_verdict(outcome, row.engine)) for row in _rows(outcome)]
+    verdict = _column("verdict", rows, lambda row: row.verdict)
+    reason = _column("reason", rows, lambda row: row.engine.reason)
+    columns = (_names(rows), verdict, *_results(rows), *_latencies(rows), reason)
+    return {column.title: column.cells for column in columns}
+
+
+def _verdict(outcome: RunOutcome, engine: EngineOutcome) -> str:
+    promoted = outcome.promoted is not None and engine.id == outcome.promoted.id
+    return "promoted" if promoted else str(engine.status)
+
+
 def _rows(outcome: RunOutcome) -> Iterator[_Row]:
-    promoted = outcome.promoted.id if outcome.promoted else None
     for engine in outcome.engines:
         points: tuple[LatencyOutcome | None, ...] = engine.latency or (None,)
         for index, point in enumerate(points):
-            verdict = "promoted" if engine.id == promoted else str(engine.status)
-            yield _Row(engine, point, verdict if index == 0 else "")
+            yield _Row(engine, point, _verdict(outcome, engine) if index == 0 else "")
 
 
 def _column(

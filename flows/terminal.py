@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from flows import blame, speed, story
+from flows import blame, speed, step_words, story
 from flows.evidence import Evidence
 from flows.journal import StepEntry
 from flows.table import print_table
@@ -58,16 +58,12 @@ class Progress:
                 self._working[name] = entry
                 if entry.state == "computing":
                     self._computed.add(name)
-                    self._write("" if self._live else f"  ...    {self._label(entry)}\n")
+                    self._write("" if self._live else f"  ...    {step_words.label(self._pipeline, entry)}\n")
                 return
             self._working.pop(name, None)
             if entry.state == "failed" or (entry.state == "made" and name in self._computed):
                 self._computed.discard(name)  # told once
-                what = f"{entry.seconds:6.1f} s" if entry.state == "made" else "  failed"
-                self._write(f"{self._clear()}{what} {self._label(entry)}{f': {entry.error}' if entry.error else ''}\n")
-
-    def _label(self, entry: StepEntry) -> str:
-        return f"{self._pipeline} {entry.step} {entry.subject}".rstrip()
+                self._write(f"{self._clear()}{step_words.ended(self._pipeline, entry)}\n")
 
     def _clear(self) -> str:
         return "\r\x1b[K" if self._live else ""

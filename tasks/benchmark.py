@@ -116,7 +116,7 @@ def benchmark(
 
     def make(folder: Path) -> Made:
         homes = {home_of(context, contender.built, contender.run_on) for contender in contenders}
-        context.workers.retire(keep=(ONNX, TORCH, *homes))  # no import may go on beside the measurement
+        context.workers.end_imports(keep=(ONNX, TORCH, *homes))  # none may go on beside the measurement
         feeds = folder / "feeds.safetensors"
         request = PointsRequest(golden=context.file(data, GOLDEN), signature=signature, points=plan.points, feeds=feeds)
         prepared = context.workers.call(ONNX, prepare_points, request)

@@ -19,7 +19,7 @@ from tasks.core.frozen import Frozen
 from tasks.core.locks import HostLock, Mode
 from tasks.core.observations import Observer
 from tasks.core.report import Artifact, Recipe
-from tasks.core.store import NEVER_MADE, Made, Miss, Produced, Store, artifact_of
+from tasks.core.store import NEVER_MADE, Made, Miss, Produced, Store
 from tasks.repro import Places, keep_file, keep_request
 from tasks.runtimes.interpreters import Interpreter, named, own
 from tasks.runtimes.isolate import Home, Workers
@@ -131,7 +131,7 @@ class Context:
             return None
         steps = self.store.root / work.recipe.pipeline / work.recipe.step
         report = made_elsewhere(steps, work.recipe, Observer(self.project, self.store.sources))
-        return artifact_of(report) if report else None
+        return report.artifact if report else None
 
     def _forget(self, work: Work) -> None:
         found = self.store.find(work.recipe, observing=work.observing)

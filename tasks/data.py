@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from tasks.context import Context, Work, params
-from tasks.core.config import CalibrationConfig, EvaluationConfig
+from tasks.core.config import CalibrationConfig, EvaluationConfig, TorchModel
 from tasks.core.report import Artifact
 from tasks.core.signature import Signature
 from tasks.core.store import Made
-from tasks.homes import PLAIN, user_home
+from tasks.homes import ONNX, PLAIN, user_home
 from tasks.sources.collect import DataRequest, DataSource, collect
 from tasks.sources.declared import extra_files
 from tasks.step import StepOptions, step
@@ -30,9 +30,13 @@ def prepare_data(context: Context, signature: Signature) -> Artifact:
     recipe = context.recipe(OPTIONS, tools=("numpy", "safetensors"))
     recipe = recipe.model_copy(update={"params": wanted, "sources": extra_files(context)})
 
+    # Where all is generated no process for the user's code is started: that for graphs every run needs.
+    home = PLAIN if request.calibration or request.evaluation else ONNX
+
     def make(folder: Path) -> Made:
-        context.workers.warm(user_home(context.config.model))  # torch's import goes on beside this step
-        reply = context.call(PLAIN, collect, request.model_copy(update={"folder": folder}), folder)
+        if isinstance(context.config.model, TorchModel) or (data.evaluation and data.evaluation.metric):
+            context.workers.warm(user_home(context.config.model))  # torch's import goes on beside this step
+        reply = context.call(home, collect, request.model_copy(update={"folder": folder}), folder)
         return Made(params(reply.metrics), reply.observed)
 
     return context.produce(Work(recipe, make, observing=True))

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from tasks.core.errors import StoreError
 from tasks.core.report import Artifact, Recipe, Report
-from tasks.core.store import Store, artifact_of, read_report
+from tasks.core.store import Store, read_report
 from tasks.runtimes.base import CARD, ENGINE, BuildMetrics, EarlierBuild
 
 # A pipeline whose graph keeps changing has many; a retrain is of one of the last.
@@ -38,7 +38,7 @@ def exported_of(store: Store, artifact: Artifact) -> Artifact | None:
         with suppress(StoreError):
             report = read_report(store.root / folder)
             if report.step == "export":
-                return artifact_of(report)
+                return report.artifact
             waiting += [name for name in report.recipe.lineage if name not in seen]
     return None
 
@@ -63,7 +63,7 @@ def _metrics(report: Report) -> BuildMetrics | None:
 def _summed_up(
     store: Store, structure: str, builds: list[tuple[Report, BuildMetrics]], *, refittable: bool
 ) -> EarlierBuild:
-    newest = artifact_of(builds[0][0])
+    newest = builds[0][0].artifact
     built = [metrics for _, metrics in builds if metrics.way == "built" and metrics.seconds is not None]
     cold = [metrics for metrics in built if metrics.timing_cache is None or not metrics.timing_cache.bytes_before]
     folder = None

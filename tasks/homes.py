@@ -15,6 +15,7 @@ ONNX = Home(
         "onnx",
         "onnxruntime",
         "onnx_graphsurgeon",
+        "tasks.sources.collect",
         "tasks.sources.onnx_fold",
         "tasks.sources.onnx_import",
         "tasks.sources.onnx_prune",

@@ -9,8 +9,23 @@ import pytest
 
 from flows import cli
 from tests.commands import BAD, TINY, Call, Said, fresh, fresh_torch
+from tests.kept import kept_zygotes
 from tests.projects import Project
 from tests.s3_server import BUCKET, S3Server, start_server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first: what is left at the end is short, and no test process waits for another."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Commands share what they import. Those of other test processes do not wait for the benchmarks of this one."""
+    with pytest.MonkeyPatch.context() as patch, kept_zygotes(tmp_path_factory.mktemp("kept")):
+        patch.setenv("TRTFLOW_LOCKS", str(tmp_path_factory.mktemp("locks")))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +58,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """`tiny` passed and is promoted, `bad` failed; not to be changed."""
     project = fresh(tmp_path_factory.mktemp("once") / "project")
     project.write(tiny=TINY, bad=BAD)
-    finished = project.run("run", "--json")
+    finished = project.execute("run", "--json")
     assert (finished.runs["tiny"].status, finished.runs["bad"].status) == ("passed", "failed"), finished.stderr
     assert finished.code == 1
     return project

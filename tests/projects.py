@@ -1,21 +1,27 @@
 """Small projects for the tests: ONNX files, a pipelines.yaml, and the command run there as a user runs it."""
 
+import io
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
+from flows import cli
 from tasks.core.outcome import EngineOutcome, RunOutcome, RunRecord, RunsOutcome
+from tests.kept import ZYGOTES
 
 ROOT = Path(__file__).resolve().parents[1]
 # No ModelOpt, no torch, next to no timing: what is left is what the tests are about.
@@ -24,6 +30,7 @@ FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 _MARK = "TRTFLOW_TEST"
 # The lock of the host lies here where /run/lock is not to be written: it is meant to stay.
 _HOST_LOCK = {"trtflow.lock", "trtflow.turnstile"}
+_ELSEWHERE = ("PREFECT_API_URL", "ORT_DISABLE_TELEMETRY", "CI")
 
 
 @dataclass(frozen=True)
@@ -93,20 +100,30 @@ class Project:
             stdout, stderr = process.communicate(timeout=timeout)
         finally:
             process.kill()
-        assert "Traceback" not in stderr, stderr
-        assert not self.left_over(), stderr
-        return Finished(process.returncode, stdout, stderr)
+        return self._ended(Finished(process.returncode, stdout, stderr))
 
-    def run(self, *arguments: str, before: Sequence[str] = ()) -> Finished:
-        """Run the command to its end."""
+    def run(self, *arguments: str) -> Finished:
+        """Run the command to its end, in this process and with workers of `tests.kept`."""
+        file, out, err = self.folder / "pipelines.yaml", io.StringIO(), io.StringIO()
+        with _as_if_started(self.temporary), redirect_stdout(out), redirect_stderr(err):
+            code = cli.run([*(("-f", str(file)) if file.exists() else ()), *arguments])
+        return self._ended(Finished(code, out.getvalue(), err.getvalue()))
+
+    def execute(self, *arguments: str, before: Sequence[str] = ()) -> Finished:
+        """Run the command to its end as a user does: in a process that has to start and to import everything."""
         return self.finish(self.start(*arguments, before=before))
+
+    def _ended(self, finished: Finished) -> Finished:
+        assert "Traceback" not in finished.stderr, finished.stderr
+        assert not self.left_over(), finished.stderr
+        return finished
 
     def left_over(self) -> list[str]:
         """Name what a command must not leave: hidden files of unfinished work, temporary files, processes."""
         hidden = [path for path in self.store.rglob(".*") if path.suffix in (".partial", ".lock")]
         scratch = self.store.rglob("scratch")
         temporary = [path for path in self.temporary.iterdir() if path.name not in _HOST_LOCK]
-        return [*map(str, (*hidden, *scratch, *temporary)), *self._processes()]
+        return [*map(str, (*hidden, *scratch, *temporary)), *self._processes(), *ZYGOTES.at_work()]
 
     def _processes(self) -> list[str]:
         found = []
@@ -131,8 +148,18 @@ class Project:
 
 def _surroundings() -> dict[str, str]:
     """The environment, without what would send a run elsewhere or hide what it leaves there."""
-    without = ("PREFECT_API_URL", "ORT_DISABLE_TELEMETRY", "CI")
-    return {name: text for name, text in os.environ.items() if name not in without}
+    return {name: text for name, text in os.environ.items() if name not in _ELSEWHERE}
+
+
+@contextmanager
+def _as_if_started(temporary: Path) -> Iterator[None]:
+    """Those surroundings, and a temporary folder, for what runs in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _ELSEWHERE:
+            patch.delenv(name, raising=False)
+        patch.setenv("TMPDIR", str(temporary))
+        patch.setattr(tempfile, "tempdir", str(temporary))
+        yield
 
 
 def value(name: str, shape: Sequence[int | str], dtype: int = FLOAT) -> onnx.ValueInfoProto:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from tasks.core.yaml_source import load_config
 from tests import nets
@@ -22,6 +21,8 @@ HERE = [
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """Networks this small only wait for each other's threads on a host that has other work."""
+    import torch  # here, for every process of the tests reads this file
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -29,6 +30,8 @@ def _one_thread() -> Iterator[None]:
 
 
 def outputs(architecture: Architecture) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+    import torch
+
     model = getattr(nets, f"build_{architecture.name}")()
     with torch.inference_mode():
         batches = nets.samples(architecture.shape, nets.EVALUATION)

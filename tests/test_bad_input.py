@@ -111,9 +111,19 @@ def test_wrong_usage_ends_with_2(
     assert not project.store.exists()
 
 
+def test_a_wrong_place_for_the_locks_of_the_host_ends_with_2(
+    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project.folder / "pipelines.yaml").write_text(HEAD + ONNX)
+    monkeypatch.setenv("TRTFLOW_LOCKS", "nowhere")
+    assert cli.run(["run", "-f", str(project.folder / "pipelines.yaml")]) == 2
+    assert capsys.readouterr().err.startswith("trtflow: TRTFLOW_LOCKS: 'nowhere' is no folder")
+    assert not project.store.exists()
+
+
 def test_exit_code_is_that_of_the_process(project: Project) -> None:
     project.write(a={"model": {"onnx": "modle.onnx"}})
-    said = project.run("run", "--json")
+    said = project.execute("run", "--json")
     assert said.code == 2
     assert json.loads(said.stdout)["error"]["path"] == "pipelines.a.model.onnx"
 

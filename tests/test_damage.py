@@ -15,6 +15,8 @@ import pytest
 from flows import cli
 from tests.projects import QUICK, Project, linear
 
+pytestmark = pytest.mark.slow
+
 MODULE = """\
 import numpy as np
 

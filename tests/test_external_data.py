@@ -21,6 +21,8 @@ from tasks.sources.external_files import flat_names
 from tasks.sources.onnx_import import InspectRequest, inspect_onnx
 from tests.projects import QUICK, Project, graph, value
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = np.linspace(-1, 1, 16, dtype=np.float32).reshape(4, 4)
 X, Y = value("x", [2, 4]), value("y", [2, 4])
 # The program of a traced run: it counts the digests that a process computes, by what is hashed.

@@ -9,6 +9,8 @@ from onnx import helper
 
 from tests.projects import QUICK, Finished, Project, graph, value
 
+pytestmark = pytest.mark.slow
+
 MODULE = """\
 import numpy as np
 

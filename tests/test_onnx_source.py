@@ -11,6 +11,8 @@ from onnx import ModelProto, TensorProto, helper
 from flows import cli
 from tests.projects import FLOAT, INT64, QUICK, Finished, Project, graph, linear, value
 
+pytestmark = pytest.mark.slow
+
 # Of each bad file: the step that finds it, a part of the message and of the cure.
 BAD = {
     "truncated": ("inspect", "truncated.onnx is not a whole ONNX model", "export or copy it again"),

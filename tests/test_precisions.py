@@ -12,6 +12,8 @@ from onnx import helper
 from tasks.core.outcome import EngineOutcome, RunOutcome
 from tests.projects import QUICK, Project, graph, value
 
+pytestmark = pytest.mark.slow
+
 METRIC = """
 import numpy as np
 

@@ -13,6 +13,8 @@ from onnx import helper
 from tasks.core.promotions import Promotions
 from tests.projects import Finished, Project, graph, value
 
+pytestmark = pytest.mark.slow
+
 MODULE = """\
 import numpy as np
 
@@ -69,7 +71,7 @@ def in_force(project: Project) -> str:
 def test_a_slower_engine_fails_and_what_was_promoted_stays(project: Project) -> None:
     assert convert(project, chain(2)).code == 0
     promoted = in_force(project)
-    done = convert(project, chain(120))
+    done = convert(project, chain(40))
     engine = done.engine("net")
     assert (done.code, engine.status) == (1, "failed")
     assert engine.reason.startswith("latency_regression: the median latency is ")
@@ -120,7 +122,7 @@ def test_another_result_that_is_slower_passes_and_is_not_promoted(project: Proje
     assert convert(project, chain(2)).code == 0
     promoted = in_force(project)
     project.write(net={**GATED, "engines": [{"runtime": "onnxruntime", "name": "slow"}]})
-    done = convert(project, chain(120))
+    done = convert(project, chain(40))
     engine = done.engine("net", "slow/fp32")
     assert (done.code, engine.status) == (1, "passed")
     assert "not to be promoted: latency_regression: " in engine.reason

@@ -17,6 +17,8 @@ from tests.commands import TINY, Call, fresh
 from tests.pages import Page, browsed
 from tests.projects import QUICK, Project, wait_until
 
+pytestmark = pytest.mark.slow
+
 LARGEST_BYTES = 2_000_000
 # Of two results one is refused: three axes are no logits, so that no class is the first.
 JUDGED = {

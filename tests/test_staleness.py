@@ -33,6 +33,8 @@ from tasks.inspect import inspect_source, signature_of
 from tasks.runtimes.isolate import Workers
 from tasks.sources.onnx_graph import GraphFacts
 
+pytestmark = pytest.mark.slow
+
 TORCH: dict[str, Any] = {
     "model": {"torch": "model:build"},
     "inputs": {"x": {"dtype": "float32", "shape": [2, 3]}},

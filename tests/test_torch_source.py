@@ -9,6 +9,8 @@ import pytest
 
 from tests.projects import QUICK, Finished, Project
 
+pytestmark = pytest.mark.slow
+
 MODULE = """\
 import ctypes, os, signal, sys
 import torch

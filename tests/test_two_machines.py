@@ -14,6 +14,8 @@ from tests.projects import Finished, Project, wait_until
 from tests.s3_server import BUCKET, S3Server, start_server
 from tests.test_warm import HEAVY, imported_by
 
+pytestmark = pytest.mark.slow
+
 WAITING = """
 import pathlib, time
 import numpy as np

@@ -10,6 +10,8 @@ import pytest
 from tasks.core.outcome import RunsOutcome
 from tests.projects import ROOT, Project
 
+pytestmark = pytest.mark.slow
+
 HEAVY = {"torch", "onnxruntime", "modelopt", "prefect", "onnx", "numpy", "matplotlib", "cryptography"}
 _IMPORTED = re.compile(r"^import time:\s+\d+ \|\s+\d+ \|\s+(\S+)$", re.MULTILINE)
 

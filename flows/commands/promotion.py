@@ -11,7 +11,7 @@ from flows.terminal import tell
 from tasks.context import Context
 from tasks.core.errors import PromotionError, StoreError
 from tasks.core.promotions import Choice, Promotion, promotions_in
-from tasks.core.store import Store, artifact_of, read_report
+from tasks.core.store import Store, read_report
 from tasks.runtimes.isolate import Workers
 from tasks.runtimes.load import DEPLOYABLE
 
@@ -60,7 +60,7 @@ def _promote(store: Store, name: str, wanted: str) -> Promotion:
         )
     store.bring(engine.artifact)
     report = read_report(store.root / engine.artifact)
-    built = artifact_of(report)
+    built = report.artifact
     for file in built.files:
         store.file(built, file)
     files = {record.name: record.sha256 for record in report.files}

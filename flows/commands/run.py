@@ -13,6 +13,7 @@ from flows.retrained import cache_of, check_checkpoint, fetched, record_of, with
 from flows.run import Run, RunOptions, run_pipeline
 from flows.terminal import Progress, print_outcome, tell
 from tasks.core.errors import ConfigError
+from tasks.core.locks import host_folder
 from tasks.core.names import check_names
 from tasks.core.outcome import RunOutcome, RunsOutcome, exit_code
 from tasks.core.store import Store
@@ -27,6 +28,7 @@ def command(parsed: Namespace, options: Options) -> int:
     pipelines = chosen(config, names, options)
     given = _one(pipelines, parsed) if parsed.checkpoint is not None or parsed.sha256 is not None else None
     again = frozenset({"benchmark"} if parsed.rebenchmark else ())
+    host_folder()  # raises where the locks of this host are said to be in no folder
     store = open_store(options, config, signs=True)
     settings = RunOptions(
         store.root,

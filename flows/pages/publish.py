@@ -15,14 +15,14 @@ from tasks.core.errors import ArtifactDamaged, NotMade, TrtflowError
 from tasks.core.files import store_errors, write_atomically
 from tasks.core.outcome import RunRecord, TimelineEntry
 from tasks.core.promotions import promotions_in
-from tasks.core.store import artifact_of, read_report
+from tasks.core.store import read_report
 
 
 def draw_charts(context: Context, submit: Submit, found: Evidence) -> list[str]:
     """Draw what there is to draw, all at once; a chart that cannot be drawn is told of, and fails nothing."""
     pull_newest(context.store, context.pipeline, NEWEST)
     measured = found.reports.get(("benchmark", ""))
-    samples = artifact_of(measured) if measured else None
+    samples = measured.artifact if measured else None
     wanted: list[Chart] = list(charts_of(found, context.config))
     history = history_of(with_run(past_of(context.store, context.pipeline), found.record), objective_at(context.config))
     wanted += [history] if history else []

@@ -20,7 +20,7 @@ from tasks.core.errors import StoreError
 from tasks.core.outcome import EngineOutcome, RunOutcome, TimelineEntry
 from tasks.core.promotions import Promotion
 from tasks.core.report import Artifact
-from tasks.core.store import Store, artifact_of
+from tasks.core.store import Store
 from tasks.drawings.figures import ChartName, DrawReply, Pareto
 from tasks.drawings.pareto import front
 from tasks.sources.float_search import by_operator
@@ -93,7 +93,7 @@ def run_page(store: Store, found: Evidence, config: PipelineConfig, current: Pro
 def pictures_of(store: Store, found: Evidence, kind: str) -> dict[str, str]:
     """The SVG of each picture of a chart, by title; none where the chart was not drawn, or is no longer kept."""
     report = found.reports.get((CHARTS.name, kind))
-    return read_pictures(store, artifact_of(report)) if report else {}
+    return read_pictures(store, report.artifact) if report else {}
 
 
 def read_pictures(store: Store, drawn: Artifact) -> dict[str, str]:

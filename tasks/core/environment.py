@@ -2,8 +2,10 @@
 
 import functools
 import importlib.metadata
+import importlib.util
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -23,6 +25,7 @@ _PACKAGES = (
     "torch",
     "trtflow",
 )
+_VERSION = re.compile(r"""^__version__\s*=\s*["']([^"']+)["']""", re.MULTILINE)
 
 
 class Environment(Frozen):
@@ -49,6 +52,15 @@ def versions_of(distributions: tuple[str, ...]) -> dict[str, str]:
     """Versions of those distributions that are installed, for an artifact's key."""
     found = {name: version_of(name) for name in distributions}
     return {name: version for name, version in found.items() if version is not None}
+
+
+def version_said_by(module: str) -> str | None:
+    """Version that a module which no distribution brought says of itself, read from its source without importing it."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return None
+    found = _VERSION.search(Path(spec.origin).read_text(encoding="utf-8"))
+    return found[1] if found else None
 
 
 @functools.cache

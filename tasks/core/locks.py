@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from tasks.core.errors import StepError
+from tasks.core.errors import ConfigError, StepError
 from tasks.core.files import same_file
 
 Mode = Literal["shared", "exclusive"]
@@ -104,7 +104,7 @@ class HostLock:
     """
 
     def __init__(self, folder: Path | None = None, device: str = "") -> None:
-        self._folder = folder or _host_folder()
+        self._folder = folder or host_folder()
         self._prefix = f"trtflow.{device}." if device else "trtflow."
 
     @contextlib.contextmanager
@@ -131,7 +131,16 @@ class HostLock:
             return handle
 
 
-def _host_folder() -> Path:
-    """The first that can be written; a temporary folder comes last, since each run may have its own."""
+def host_folder() -> Path:
+    """Where this host's locks are: TRTFLOW_LOCKS, else the first that can be written.
+
+    A temporary folder comes last, since each run may have its own.
+    """
+    if named := os.environ.get("TRTFLOW_LOCKS"):
+        folder = Path(named).absolute()
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            cure = "name one that every user of this host can write to, or unset it"
+            raise ConfigError(f"TRTFLOW_LOCKS: {named!r} is no folder that can be written to", cure)
+        return folder
     shared = (Path("/run/lock"), Path("/dev/shm"))  # noqa: S108 - made by the system, sticky, for everyone
     return next((folder for folder in shared if os.access(folder, os.W_OK)), Path(tempfile.gettempdir()))

@@ -87,6 +87,12 @@ class Report(Frozen):
     status: Literal["done"] = "done"
     metrics: dict[str, JsonValue]
 
+    @property
+    def artifact(self) -> "Artifact":
+        """The value that stands for what is reported."""
+        names = tuple(record.name for record in self.files)
+        return Artifact(pipeline=self.pipeline, step=self.step, key=self.key, files=names)
+
 
 class Artifact(Frozen):
     """What a step hands to the next one: where its files are, never what is in them."""

@@ -19,6 +19,7 @@ from tasks.core.files import copy_file, remove_tree, store_errors, sync_file, sy
 from tasks.core.locks import file_lock, try_file_lock
 from tasks.core.observations import IndexEntry, Observer, append_index, read_index
 from tasks.core.report import KEY_IN_FOLDER_NAME, Artifact, FileRecord, Observation, Recipe, Report
+from tasks.core.source_names import SourceNames
 from tasks.core.sweep import remove_whatever, sweep
 from tasks.core.trust import Authority
 from tasks.core.verified import Verified, known, link, sha256_once
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 REPORT = "report.json"
 NEVER_MADE = "never made from these inputs"
 _PARTS = 3  # of an artifact's folder: pipeline, step and key
-CHECKPOINTS = "checkpoints"  # folder of a pipeline's fetched checkpoints, each below its digest
-_KEPT = "store:"  # begins the name of a source that lies in the store, wherever that is
 NOT_STEPS = frozenset({"runs", "promotions", "index"})
 
 
@@ -92,6 +91,11 @@ class Store:
         return SourceDigests(self.root / ".sources")
 
     @property
+    def names(self) -> SourceNames:
+        """What keys call the files that a pipeline is made from."""
+        return SourceNames(self.root, self.project)
+
+    @property
     def timing(self) -> Path:
         """Folder of what builders timed: shared by all pipelines, part of no key, left alone by `gc`."""
         return self.root / ".timing"
@@ -135,7 +139,7 @@ class Store:
             report = self.shared.look(_folder(recipe, key))
         except RemoteDamaged as error:
             return Miss(f"the remote copy is damaged: {error.message}")
-        return found if report is None or report.key != key else artifact_of(report)
+        return found if report is None or report.key != key else report.artifact
 
     def produce(self, recipe: Recipe, make: Callable[[Path], Made], *, observing: bool = False) -> Produced:
         """Return the artifact of `recipe`, made by `make(folder)` if it is not there yet."""
@@ -281,12 +285,12 @@ class Store:
             report = self.shared.fetch(_folder(recipe, key))
         except RemoteDamaged as error:
             return Miss(f"the remote copy is damaged: {error.message}", told=True)
-        return None if report is None else artifact_of(report)
+        return None if report is None else report.artifact
 
     def _share(self, artifact: Artifact) -> Artifact:
         if self.shared is None or self.shared.holds(artifact.folder):
             return artifact
-        return artifact_of(self.shared.share(artifact.folder))
+        return self.shared.share(artifact.folder).artifact
 
     def _use_lock(self, pipeline: str) -> Path:
         return self.root / pipeline / ".in-use.lock"
@@ -308,7 +312,7 @@ class Store:
         problem = self.verified.first_problem(folder, report.files)
         if problem:
             return Miss(problem, damaged=folder, told=True)
-        return artifact_of(report)
+        return report.artifact
 
     def _discard(self, miss: Miss) -> None:
         if miss.damaged is not None:
@@ -329,26 +333,13 @@ class Store:
             self._publish(partial, recipe, report)
         finally:
             remove_whatever(partial)
-        return Produced(artifact_of(report), cached=False, seconds=seconds)
+        return Produced(report.artifact, cached=False, seconds=seconds)
 
     def _check_sources(self, recipe: Recipe) -> None:
         for name, digest in recipe.sources.items():
-            path = self._source(recipe, name)
+            path = self.names.path(name, recipe.pipeline)
             if not path.is_file() or self.sources.sha256(path) != digest:
                 raise StepError(f"{name} changed while {recipe.step} read it", "run again once nothing writes to it")
-
-    def source_name(self, path: Path, pipeline: str) -> str:
-        """What keys call a file that a pipeline is made from: its name is the same on every machine, if it can be."""
-        for base, prefix in ((self.root / pipeline / CHECKPOINTS, f"{_KEPT}{CHECKPOINTS}/"), (self.project, "")):
-            if path.is_relative_to(base):
-                return f"{prefix}{path.relative_to(base)}"
-        return str(path)
-
-    def _source(self, recipe: Recipe, name: str) -> Path:
-        """The file that `source_name` named."""
-        if name.startswith(_KEPT):
-            return self.root / recipe.pipeline / name.removeprefix(_KEPT)
-        return self.project / name
 
     def _write_report(self, folder: Path, recipe: Recipe, made: Made, timing: tuple[str, float]) -> Report:
         shutil.rmtree(folder / "scratch", ignore_errors=True)
@@ -374,7 +365,7 @@ class Store:
 
     def _publish(self, partial: Path, recipe: Recipe, report: Report) -> None:
         """Tell the index, then give the folder its final name: what has its name is never made twice."""
-        final = self.root / artifact_of(report).folder
+        final = self.root / report.artifact.folder
         sync_folder(partial)
         if report.observed is not None:
             append_index(self._index(recipe), IndexEntry(key=report.key, observed=report.observed))
@@ -392,12 +383,6 @@ def read_report(folder: Path) -> Report:
         raise StoreError(f"{REPORT} cannot be read: {error.strerror}", "the artifact is made again") from error
     except ValueError as error:  # also for a folder's name that none can have
         raise StoreError(f"{REPORT} is not a valid report", "the artifact is made again", str(error)) from error
-
-
-def artifact_of(report: Report) -> Artifact:
-    """The value that stands for a reported artifact."""
-    names = tuple(record.name for record in report.files)
-    return Artifact(pipeline=report.pipeline, step=report.step, key=report.key, files=names)
 
 
 def _folder(recipe: Recipe, key: str) -> str:

@@ -3,7 +3,7 @@
 import html
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -162,3 +162,20 @@ def plain_ticks(axes: "Axes", axis: str) -> None:
     which.set_major_locator(LogLocator(subs=subs))
     which.set_minor_locator(NullLocator())
     which.set_major_formatter(FuncFormatter(lambda value, _: figure_text(value)))
+
+
+def name_ends(axes: "Axes", ends: Mapping[str, tuple[float, float, str]]) -> None:
+    """Name each line, of a colour, beside where it ends, one name below the other."""
+    wanted = [float(axes.transData.transform((x, y))[1]) for x, y, _ in ends.values()]
+    for place, was, (name, (x, y, colour)) in zip(spread(wanted, 12.5), wanted, ends.items(), strict=True):
+        axes.annotate(
+            name,
+            (x, y),
+            xytext=(8, (place - was) * 72 / axes.figure.dpi),
+            textcoords="offset points",
+            va="center_baseline",
+            fontsize=7.5,
+            color=INK if colour != MUTED else MUTED,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": colour, "lw": 0.6, "shrinkA": 0, "shrinkB": 3},
+        )

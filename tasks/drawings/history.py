@@ -10,13 +10,12 @@ from tasks.drawings.canvas import (
     GOOD,
     INK,
     MARKERS,
-    MUTED,
     SERIES,
     drawing,
     frame,
+    name_ends,
     plain_ticks,
     save,
-    spread,
     text_inches,
 )
 from tasks.drawings.figures import History, Measured
@@ -58,10 +57,11 @@ def _draw(chart: History, value: Callable[[Measured], float | None], save_as: tu
                 colour = SERIES[index % len(SERIES)]
                 times, values = zip(*lines[name], strict=True)
                 axes.plot(times, values, color=colour, marker=MARKERS[index % len(MARKERS)], markersize=4.5)
-                ends[name] = (times[-1], values[-1], colour)
+                ends[name] = (values[-1], colour)
         _limits(axes, chart, logarithmic="latency" in path.name)
         _decisions(axes, chart)
-        _label(axes, ends)
+        edge = axes.get_xlim()[1]
+        name_ends(axes, {name: (edge, y, colour) for name, (y, colour) in ends.items()})
         axes.set_title(title, pad=20)
         save(figure, path, title)
 
@@ -105,14 +105,3 @@ def _decisions(axes: "Axes", chart: History) -> None:
                 textcoords="offset points", ha="right" if right else "left", fontsize=7, color=INK,
                 annotation_clip=False,
             )  # fmt: skip
-
-
-def _label(axes: "Axes", ends: dict[str, tuple[float, float, str]]) -> None:
-    wanted = [float(axes.transData.transform((x, y))[1]) for x, y, _ in ends.values()]
-    edge = axes.get_xlim()[1]
-    for place, was, (name, (_, y, colour)) in zip(spread(wanted, 12.5), wanted, ends.items(), strict=True):
-        axes.annotate(
-            name, (edge, y), xytext=(7, (place - was) * 72 / axes.figure.dpi), textcoords="offset points",
-            va="center_baseline", fontsize=7.5, color=INK if colour != MUTED else MUTED, annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": colour, "lw": 0.6, "shrinkA": 0, "shrinkB": 0},
-        )  # fmt: skip

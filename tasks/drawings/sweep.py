@@ -1,24 +1,19 @@
 """Latency and throughput over the points of the benchmark."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tasks.drawings.canvas import (
-    INK,
     MARKERS,
     MUTED,
     SERIES,
     drawing,
     frame,
+    name_ends,
     plain_ticks,
     save,
-    spread,
     text_inches,
 )
 from tasks.drawings.figures import Sweep, Timing
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _PANEL = 2.3
 
@@ -54,7 +49,7 @@ def _draw(chart: Sweep, path: Path, title: str) -> None:
         low, high = axes.get_ylim()
         axes.set_ylim(low * 0.8, high * 1.25)
         plain_ticks(axes, "y")
-        _label(axes, ends)
+        name_ends(axes, ends)
         save(figure, path, title)
 
 
@@ -67,20 +62,3 @@ def _line(chart: Sweep, name: str, *, latency: bool) -> dict[int, float]:
 
 def _baseline(chart: Sweep, name: str) -> bool:
     return any(timing.baseline for timing in chart.timings if timing.name == name)
-
-
-def _label(axes: "Axes", ends: dict[str, tuple[int, float, str]]) -> None:
-    """Name each line at its end, one below the other."""
-    wanted = [float(axes.transData.transform((x, y))[1]) for x, y, _ in ends.values()]
-    for place, was, (name, (x, y, colour)) in zip(spread(wanted, 12.5), wanted, ends.items(), strict=True):
-        axes.annotate(
-            name,
-            (x, y),
-            xytext=(9, (place - was) * 72 / axes.figure.dpi),
-            textcoords="offset points",
-            va="center_baseline",
-            fontsize=7.5,
-            color=INK if colour != MUTED else MUTED,
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": colour, "lw": 0.6, "shrinkA": 0, "shrinkB": 4},
-        )

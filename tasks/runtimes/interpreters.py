@@ -5,10 +5,10 @@ from pathlib import Path
 
 from tasks.core.config_interpreters import InterpreterConfig
 from tasks.core.config_sections import RuntimeName
-from tasks.core.environment import versions_of
+from tasks.core.environment import version_said_by, versions_of
 from tasks.core.frozen import Frozen
 from tasks.core.installed import versions_in
-from tasks.runtimes.load import distributions, installed, module_of
+from tasks.runtimes.load import BY, distributions, installed, module_of
 
 
 class Interpreter(Frozen):
@@ -22,7 +22,13 @@ class Interpreter(Frozen):
     def versions(self) -> dict[str, str]:
         """Versions of what an engine depends on there, for keys; read without starting the Python of an environment."""
         wanted = distributions(self.runtime, self.module)
-        return versions_in(self.python, wanted) if self.name else versions_of(wanted)
+        if self.name:
+            return versions_in(self.python, wanted)
+        found = versions_of(wanted)
+        if found.keys() <= {BY}:  # copied into place, as from an archive
+            said = version_said_by(self.module)
+            return found | ({self.module: said} if said else {})
+        return found
 
     @property
     def is_here(self) -> bool:

@@ -49,10 +49,11 @@ class Workers:
         with suppress(WorkerError):
             self._zygote(home)
 
-    def retire(self, keep: Collection[Home]) -> None:
-        """End the processes that workers are forked from, but for those to keep: an import under way ends too."""
+    def end_imports(self, keep: Collection[Home]) -> None:
+        """End what is still being imported, but for those to keep. What has been imported is idle, and stays."""
         with self._lock:
-            gone = [self._zygotes.pop(home) for home in list(self._zygotes) if home not in keep]
+            unready = [home for home, zygote in self._zygotes.items() if home not in keep and zygote.importing()]
+            gone = [self._zygotes.pop(home) for home in unready]
         for zygote in gone:
             zygote.stop()
         for zygote in gone:

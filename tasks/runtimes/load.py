@@ -14,6 +14,8 @@ DEPLOYABLE: tuple[RuntimeName, ...] = ("onnxruntime", "tensorrt", "tensorrt-rtx"
 LAYERED: tuple[RuntimeName, ...] = ("tensorrt", "tensorrt-rtx")
 # TensorRT comes as one wheel, or as several of which the first only names the others.
 _PARTS = ("-bindings", "-cu12", "-cu13", "-cu12-bindings", "-cu13-bindings")
+# Runs the engines of a TensorRT, and is no part of it.
+BY = "pycuda"
 _MODULES: dict[RuntimeName, str] = {"reference": "onnx", "tensorrt-rtx": "tensorrt_rtx"}
 
 
@@ -78,8 +80,8 @@ def distributions(name: RuntimeName, module: str = "") -> tuple[str, ...]:
             return ("onnx", "numpy")
         case "tensorrt":
             wheel = (module or "tensorrt").replace("_", "-")
-            return (wheel, *(f"{wheel}{part}" for part in _PARTS), "pycuda")
+            return (wheel, *(f"{wheel}{part}" for part in _PARTS), BY)
         case "tensorrt-rtx":
-            return ("tensorrt-rtx-cu13", "pycuda")
+            return ("tensorrt-rtx-cu13", BY)
         case _:
             assert_never(name)

@@ -36,6 +36,7 @@ def bounded(model: Path, bounds: Mapping[str, int]) -> Iterator[Path]:
 
 def with_bounds(model: "onnx.ModelProto", bounds: Mapping[str, int]) -> "onnx.ModelProto":
     """Put a Min behind each named tensor."""
+    from onnxruntime.quantization.onnx_model import ONNXModel
     from polygraphy.backend.onnx import SetUpperBound
 
     made = [name for node in model.graph.node for name in node.output]
@@ -45,4 +46,5 @@ def with_bounds(model: "onnx.ModelProto", bounds: Mapping[str, int]) -> "onnx.Mo
             raise StepError(f"upper_bounds names {name!r}, which no node of the graph makes", cure)
     result: onnx.ModelProto = SetUpperBound(model, dict(bounds), copy=True)()
     result.ir_version = model.ir_version
+    ONNXModel(result).topological_sort()  # Polygraphy leaves what it adds at the end
     return result

@@ -2,7 +2,8 @@
 
 `onnx.version_converter` cannot take Reduce*, Resize, Gelu and GroupNormalization down. What is here rewrites each
 operator of opset 18 to 23 that exporters and quantisers leave, so that it computes the same; any other newer operator
-is an error that names it. TensorRT 8.6 takes Shape of opset 15 and ignores its `start` and `end`, whatever the opset.
+is an error that names it. Whatever the opset, TensorRT 8.6 takes Shape and ignores its `start` and `end`, and finds the
+size of a kernel only in the node or in an initializer.
 """
 
 from collections.abc import Callable, Iterator
@@ -150,6 +151,25 @@ def _shape(node: "onnx.NodeProto", graph: "onnx.GraphProto") -> Nodes:
     ]
 
 
+def _conv(node: "onnx.NodeProto", graph: "onnx.GraphProto") -> Nodes:
+    """Say the size of a kernel that comes by Q/DQ, which is the node's own to say."""
+    from onnx.helper import make_attribute
+
+    if all(attribute.name != "kernel_shape" for attribute in node.attribute):
+        dims = _dims_behind(graph, node.input[1])
+        if dims:
+            node.attribute.append(make_attribute("kernel_shape", dims[2:]))
+    return [node]
+
+
+def _dims_behind(graph: "onnx.GraphProto", name: str) -> list[int]:
+    """Sizes of the initializer that a tensor is made of by Q/DQ, none where that is something else."""
+    makers = {made: node for node in graph.node for made in node.output}
+    while name in makers and makers[name].op_type in ("QuantizeLinear", "DequantizeLinear"):
+        name = makers[name].input[0]
+    return next((list(tensor.dims) for tensor in graph.initializer if tensor.name == name), [])
+
+
 def _is_half(graph: "onnx.GraphProto", tensor: str) -> bool:
     """Whether a tensor is known to be float16."""
     from onnx import TensorProto
@@ -167,6 +187,8 @@ _REWRITES: "dict[str, Callable[[onnx.NodeProto, onnx.GraphProto], Nodes]]" = {
     "Pad": _pad,
     "Gelu": _gelu,
     "Shape": _shape,
+    "Conv": _conv,
+    "ConvTranspose": _conv,
 }
 
 

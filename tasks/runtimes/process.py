@@ -100,6 +100,12 @@ class Zygote:
                 raise WorkerError(CLOSED if self._stopping else message, detail=_log_tail(self._log)) from error
             return worker
 
+    def importing(self) -> bool:
+        """Tell whether it has not yet said that its modules are there, or why they are not."""
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        return not self._ready and not poll.poll(0)
+
     def lost(self) -> bool:
         """Tell whether the process once worked and is gone, so that a new one is worth a try."""
         poll = select.poll()

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks.core.errors import StepError
 from tasks.core.feeds import cut, resize, samples_in
@@ -76,25 +76,32 @@ class DeviceFeeds:
         self._memory.clear()
 
 
+class Configured(Protocol):
+    """A network that is about to be built."""
+
+    builder: Any
+    network: Any
+    config: Any
+
+
 @contextlib.contextmanager
 def calibrating(
-    trt: "ModuleType", build: tuple[Any, Any, Any], calibration: Path | None, signature: Signature, folder: Path
+    trt: "ModuleType", build: Configured, calibration: Path | None, signature: Signature, folder: Path
 ) -> Iterator[None]:
-    """For the length of a build, of builder, config and network, let TensorRT find the ranges if there is data."""
+    """For the length of a build, let TensorRT find the ranges if there is data."""
     if calibration is None:
         yield
         return
     from tasks.runtimes.tensorrt_session import Primary
 
-    builder, config, network = build
-    batches = [_cast(trt, network, feeds) for feeds in calibration_batches(calibration, signature)]
+    batches = [_cast(trt, build.network, feeds) for feeds in calibration_batches(calibration, signature)]
     primary = Primary()
     try:
         feeds = DeviceFeeds(batches)
         calibrator = calibrator_of(trt, feeds, samples_in(batches[0]), folder / CACHE)
-        config.int8_calibrator = calibrator
+        build.config.int8_calibrator = calibrator
         if signature.dims:
-            config.set_calibration_profile(_opt_profile(builder, signature))
+            build.config.set_calibration_profile(_opt_profile(build.builder, signature))
         try:
             yield
         finally:

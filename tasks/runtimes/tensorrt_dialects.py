@@ -20,8 +20,7 @@ class Dialect(Frozen):
     that it is told. lean: whether a plan can be made that other versions run. calibrator: flags for int8 by its own
     calibrator, empty where it has none. unread: types of ONNX that its parser has no name for. strip: whether a plan
     can be made without its weights. parser_refit: whether the library itself matches the weights of an ONNX file.
-    refits: whether a refit gives what a build would. timing_cache: whether one saves time.
-    plans: the major versions whose version-compatible plans it opens.
+    timing_cache: whether one saves time. plans: the major versions whose version-compatible plans it opens.
     """
 
     name: str
@@ -38,7 +37,6 @@ class Dialect(Frozen):
     unread: tuple[str, ...] = ()
     strip: bool = True
     parser_refit: bool = True
-    refits: bool = True
     timing_cache: bool = True
     plans: tuple[int, ...] = ()
 
@@ -64,10 +62,6 @@ _TENSORRT: dict[int, Dialect] = {
         unread=("BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ", "INT4", "UINT4"),
         strip=False,
         parser_refit=False,
-        refits=False,  # it goes through, and the outputs are wrong: seen on 8.6.1, where parity then refused the engine
-        # It has one, and it saves time. But a build of 8.6.1 that was given one through these bindings ended in a
-        # segmentation fault on the one GPU where it was tried, whichever of cache and config went first.
-        timing_cache=False,
         plans=(8,),
     ),
     10: Dialect(

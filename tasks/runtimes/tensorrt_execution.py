@@ -191,13 +191,30 @@ class Execution:
     def _bind_output(self, name: str) -> None:
         shape = tuple(self.context.get_tensor_shape(name))
         buffer = self._buffers.setdefault(name, Buffer())
+        if name in self._allocators:
+            return  # and once it ran, 8.6 gives the sizes of that run as its shape
         if any(size < 0 for size in shape):
-            if name not in self._allocators:
-                self._allocators[name] = output_allocator(self._trt, buffer)
-                self.context.set_output_allocator(name, self._allocators[name])
+            self._bind_allocated(name, buffer)
             return
         self._shapes[name] = shape
         self._set_address(name, buffer.address(self._output_bytes(name)))
+
+    def _bind_allocated(self, name: str, buffer: Buffer) -> None:
+        """Have room for all that may come, once: told another address later, 8.6 still writes to the one before."""
+        buffer.address(self._most_bytes(name))
+        self._allocators[name] = output_allocator(self._trt, buffer)
+        self.context.set_output_allocator(name, self._allocators[name])
+
+    def _most_bytes(self, name: str) -> int:
+        """What an output may take at the largest sizes of the profile."""
+        inputs = [spec.name for spec in self._card.inputs]
+        now = {key: tuple(self.context.get_tensor_shape(key)) for key in inputs}
+        for key in inputs:
+            self.context.set_input_shape(key, tuple(self._engine.get_tensor_profile_shape(key, 0)[2]))
+        most = int(self.context.get_max_output_size(name))
+        for key, shape in now.items():
+            self.context.set_input_shape(key, shape)
+        return max(0, most)
 
     def _set_address(self, name: str, address: int) -> None:
         if self._addresses.get(name) != address:

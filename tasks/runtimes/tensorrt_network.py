@@ -3,6 +3,7 @@
 import ctypes
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ class BuildSettings(Frozen):
         return "workspace_bytes is not limited" if limit is None else f"workspace_bytes is {limit / 2**30:.3g} GiB"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Parsed:
     """A network with what has to live as long as it does: its weights lie in the parser's memory."""
 
@@ -84,6 +85,15 @@ class Parsed:
     network: Any
     parser: Any
     model: "onnx.ModelProto"
+    config: Any = None
+
+    def release(self) -> None:
+        """Let go of everything, the builder last.
+
+        Python would let go of it first. On 8.6 that ends the process with a segmentation fault, once the config has a
+        timing cache.
+        """
+        self.config = self.parser = self.network = self.builder = None
 
 
 @dataclass
@@ -133,16 +143,22 @@ def build_plan(trt: "ModuleType", settings: BuildSettings, messages: Messages) -
     """Compile the graph; returns the serialised engine, and what the timing cache held."""
     dialect = dialect_of(trt)
     check_settings(dialect, settings)
-    logger = logger_of(trt, messages)
-    parsed = parse(trt, logger, settings)
-    builder, network = parsed.builder, parsed.network
-    config = _config(trt, builder, dialect, settings)
-    _add_profile(builder, config, network, settings.signature)
-    timed = (
-        TimedTactics(trt, config, settings.timing_caches) if settings.timing_caches and dialect.timing_cache else None
-    )
-    with calibrating(trt, (builder, config, network), settings.calibration, settings.signature, settings.folder):
-        plan = builder.build_serialized_network(network, config)
+    with ExitStack() as stack:
+        parsed = parse(trt, logger_of(trt, messages), settings)
+        stack.callback(parsed.release)
+        parsed.config = _config(trt, parsed.builder, dialect, settings)
+        _add_profile(parsed, settings.signature)
+        timed = None
+        if settings.timing_caches and dialect.timing_cache:
+            timed = TimedTactics(trt, parsed.config, settings.timing_caches)
+            stack.callback(timed.release)
+        plan = _compiled(trt, parsed, settings, messages)
+        return plan, timed.keep() if timed else None
+
+
+def _compiled(trt: "ModuleType", parsed: Parsed, settings: BuildSettings, messages: Messages) -> bytes:
+    with calibrating(trt, parsed, settings.calibration, settings.signature, settings.folder):
+        plan = parsed.builder.build_serialized_network(parsed.network, parsed.config)
     if plan is None:
         where = places(messages.said, parsed.model, Origins.read(settings.exported))
         raise messages.failure(
@@ -150,7 +166,7 @@ def build_plan(trt: "ModuleType", settings: BuildSettings, messages: Messages) -
             "leave out what it names, by another precision or `exclude`",
             settings.limits,
         )
-    return bytes(plan), timed.keep() if timed else None
+    return bytes(plan)
 
 
 def parse(trt: "ModuleType", logger: Any, settings: BuildSettings) -> Parsed:  # noqa: ANN401 - of a module value
@@ -246,13 +262,13 @@ def _config(trt: "ModuleType", builder: Any, dialect: Dialect, settings: BuildSe
     return config
 
 
-def _add_profile(builder: Any, config: Any, network: Any, signature: Signature) -> None:  # noqa: ANN401
+def _add_profile(parsed: Parsed, signature: Signature) -> None:
     """One optimization profile from the named dims: min, opt and max of every input."""
     if not signature.dims:
         return
-    profile = builder.create_optimization_profile()
+    profile = parsed.builder.create_optimization_profile()
     sizes = [signature.sizes(which) for which in ("min", "opt", "max")]
-    for index in range(network.num_inputs):
-        name = network.get_input(index).name
+    for index in range(parsed.network.num_inputs):
+        name = parsed.network.get_input(index).name
         profile.set_shape(name, *(signature.shape(name, size) for size in sizes))
-    config.add_optimization_profile(profile)
+    parsed.config.add_optimization_profile(profile)

@@ -88,6 +88,7 @@ def refit_by_name(trt: "ModuleType", engine: Any, logger: Any, weights: Tensors,
 
 def weights_by_role(trt: "ModuleType", network: Any) -> ByRole:  # noqa: ANN401 - of a module value
     """Every weight of a network, by the name of its layer and its role; none that is empty."""
+    _check_arrays(trt)
     found: ByRole = {}
     for index in range(network.num_layers):
         layer = network.get_layer(index)
@@ -116,6 +117,15 @@ def _weights_of(trt: "ModuleType", layer: Any) -> Iterator[tuple[str, Any]]:  # 
         weights = np.asarray(getattr(layer, attribute))
         if weights.size:
             yield role, np.ascontiguousarray(weights)
+
+
+def _check_arrays(trt: "ModuleType") -> None:
+    """Bindings that were made for numpy 1 give numpy 2 arrays in which every number is the first one: seen on 8.6.1."""
+    import numpy as np
+
+    told = np.arange(3, dtype=np.float32)
+    if not np.array_equal(trt.Weights(told).numpy(), told):
+        raise NotRefitted(f"TensorRT {trt.__version__} gives its arrays wrongly to numpy {np.__version__}")
 
 
 def _learned(weights: Any, place: tuple[str, str], listed: Collection[tuple[str, str]]) -> bool:  # noqa: ANN401

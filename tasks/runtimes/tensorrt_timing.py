@@ -27,15 +27,13 @@ class TimedTactics:
             self._cache = self._read(b"")
             config.set_timing_cache(self._cache, False)  # noqa: FBT003 - by position, as every version takes it
 
-    def keep(self) -> TimingCacheUse:
-        """Write what this build timed, merged with what others have written since it began; the last thing to do.
+    def release(self) -> None:
+        """Let go of the cache and its config, before what they were made by (see Parsed.release)."""
+        self._cache = self._config = None
 
-        On 8.6 a cache that outlives the config which it was made by ends the process with a segmentation fault.
-        """
-        try:
-            size, note = self._file.merge(self._with)
-        finally:
-            self._cache = self._config = None
+    def keep(self) -> TimingCacheUse:
+        """Write what this build timed, merged with what others have written since it began."""
+        size, note = self._file.merge(self._with)
         notes = "; ".join(filter(None, (self._note, note)))
         return TimingCacheUse(bytes_before=self._before, bytes_after=size, note=notes)
 

@@ -9,7 +9,7 @@ from tasks.core.errors import StepError
 from tasks.runtimes import base
 from tasks.runtimes.base import EarlierBuild
 from tasks.runtimes.onnx_structure import structure_of, weight_names
-from tasks.runtimes.tensorrt_dialects import Dialect, dialect_of
+from tasks.runtimes.tensorrt_dialects import dialect_of
 from tasks.runtimes.tensorrt_network import (
     BuildSettings,
     Messages,
@@ -62,7 +62,7 @@ def make_plan(
 
 
 def _refitted(trt: "ModuleType", settings: BuildSettings, known: EarlierBuild | None) -> bytes:
-    why_not = _why_not(dialect_of(trt), settings, known)
+    why_not = _why_not(settings, known)
     if why_not or known is None:
         raise NotRefitted(why_not)
     messages = Messages()
@@ -86,21 +86,19 @@ def _refitted(trt: "ModuleType", settings: BuildSettings, known: EarlierBuild | 
 
 
 def _refit_without_parser(trt: "ModuleType", engine: Any, logger: Any, settings: BuildSettings) -> None:  # noqa: ANN401
-    parsed = parse(trt, logger, settings)
+    """By the names of initializers; where the parser has made weights of its own, by what it makes of the new graph."""
+    model = readable(settings.model, dialect_of(trt))
     try:
-        refit_by_layer(trt, engine, logger, parsed.network)
+        refit_by_name(trt, engine, logger, named_weights(settings.model), weight_names(model))
     except NotRefitted as error:
-        needed = weight_names(parsed.model)
         try:
-            refit_by_name(trt, engine, logger, named_weights(settings.model), needed)
-        except NotRefitted as by_name:
-            raise NotRefitted(f"{error.message}; by name: {by_name.message}") from by_name
+            refit_by_layer(trt, engine, logger, parse(trt, logger, settings).network)
+        except NotRefitted as by_layer:
+            raise NotRefitted(f"{error.message}; by layer: {by_layer.message}") from by_layer
 
 
-def _why_not(dialect: Dialect, settings: BuildSettings, known: EarlierBuild | None) -> str:
+def _why_not(settings: BuildSettings, known: EarlierBuild | None) -> str:
     """Why no refit is tried, empty where one is."""
-    if not dialect.refits:
-        return f"refits by TensorRT {dialect.name} were seen to give wrong outputs"
     if settings.calibration:
         return "new weights have new ranges, which TensorRT's calibrator finds as it builds"
     if settings.options.sparsity:

@@ -82,22 +82,28 @@ class DataReply(Frozen):
 
 def collect(request: DataRequest) -> DataReply:
     """Read both sources, check every batch, choose the golden sets and write all (runs in a worker)."""
+    if request.calibration is None and request.evaluation is None:
+        return DataReply(metrics=_kept(request, [], []), observed=())  # all is generated
     with observing(request.project, request.folder) as observations:
         calibration = _calibration(request)
         evaluation = _evaluation(request)
+    return DataReply(metrics=_kept(request, calibration, evaluation), observed=observations())
+
+
+def _kept(request: DataRequest, calibration: list[Tensors], evaluation: list[tuple[Tensors, Tensors]]) -> DataMetrics:
+    """Write the sets, and golden ones, into the step's folder."""
     golden, origin = _golden(request.signature, [feeds for feeds, _ in evaluation], calibration)
     made_up = request.evaluation is not None and request.evaluation.synthetic
     save_batches(request.folder / GOLDEN, golden)
     if evaluation:
         save_batches(request.folder / TARGETS, [targets for _, targets in evaluation])
-    metrics = DataMetrics(
+    return DataMetrics(
         calibration=_write(request.folder / CALIBRATION, calibration),
         evaluation=_write(request.folder / EVALUATION, [feeds for feeds, _ in evaluation]),
         golden=_set_metrics(golden),
         golden_origin=("synthetic", "synthetic") if made_up else origin,
         synthetic_evaluation=made_up,
     )
-    return DataReply(metrics=metrics, observed=observations())
 
 
 def _calibration(request: DataRequest) -> list[Tensors]:

@@ -35,7 +35,7 @@ def extra_files(context: Context) -> dict[str, str]:
 
 
 def _digests(paths: list[Path], context: Context) -> dict[str, str]:
-    return {context.store.source_name(path, context.pipeline): _digest(path, context) for path in paths}
+    return {context.store.names.name(path, context.pipeline): _digest(path, context) for path in paths}
 
 
 def _digest(path: Path, context: Context) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import rtx
 from tasks.core.environment import gpu
+from tests.projects import Project
 
 pytestmark = [
     pytest.mark.slow,
@@ -20,7 +21,7 @@ pytestmark = [
 
 def test_each_is_built_or_refused_with_a_reason(tmp_path: Path) -> None:
     output = tmp_path / "rtx.json"
-    rtx.main(["digits", "--output", str(output)])
+    rtx.main(["digits", "--output", str(output)], lambda path: Project(path.parent).run("run", "--json").stdout)
     graphs = {line["precision"]: line for line in json.loads(output.read_text())["graphs"]}
     assert set(graphs) == set(rtx.KINDS)
     for line in graphs.values():

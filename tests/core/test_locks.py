@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tasks.core import locks
-from tasks.core.errors import StepError
-from tasks.core.locks import HostLock, Mode, file_lock, try_file_lock
+from tasks.core.errors import ConfigError, StepError
+from tasks.core.locks import HostLock, Mode, file_lock, host_folder, try_file_lock
 from tests.programs import PATIENCE_SECONDS, Program
 
 HOLD = """
@@ -243,3 +243,16 @@ def test_host_lock_works_when_its_files_belong_to_another_user(tmp_path: Path, o
     other = Program(HOLD_HOST, shared, "exclusive", NOBODY - owner)
     assert other.said() == "held"
     other.end()
+
+
+def test_the_locks_of_the_host_are_where_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRTFLOW_LOCKS", str(tmp_path))
+    with HostLock().hold("shared", never()):
+        assert not host_lock_is_free(tmp_path, "exclusive")
+    monkeypatch.delenv("TRTFLOW_LOCKS")
+    assert host_folder() != tmp_path
+    for nowhere in ("absent", "file"):
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("TRTFLOW_LOCKS", str(tmp_path / nowhere))
+        with pytest.raises(ConfigError, match=r"TRTFLOW_LOCKS: .* is no folder that can be written to"):
+            host_folder()

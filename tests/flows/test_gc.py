@@ -9,9 +9,11 @@ from pathlib import Path
 import onnx
 import pytest
 
-from tasks.core.store import Store, artifact_of, read_report
+from tasks.core.store import Store, read_report
 from tests.commands import SOURCE, TINY, Call, fresh, tree
 from tests.projects import Project, wait_until
+
+pytestmark = pytest.mark.slow
 
 # A source whose data waits for a file: its run can be looked at while it is at work.
 WAITING = """
@@ -72,7 +74,7 @@ def retrained(retrained_once: Project, tmp_path: Path) -> Project:
 def first_benchmark(project: Project) -> str:
     """The folder of the benchmark that only the first run needs."""
     reports = [read_report(path.parent) for path in (project.store / "tiny" / "benchmark").glob("*/report.json")]
-    return artifact_of(min(reports, key=lambda report: report.started)).folder
+    return min(reports, key=lambda report: report.started).artifact.folder
 
 
 def test_what_the_newest_runs_need_stays_and_the_rest_goes(once: Project, aged: Project, call: Call) -> None:

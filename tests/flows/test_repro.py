@@ -15,6 +15,8 @@ from tasks.runtimes.base import read_card
 from tests.commands import Call
 from tests.projects import Project
 
+pytestmark = pytest.mark.slow
+
 
 def artifact(project: Project, pipeline: str, step: str, *, holding: str = "report.json") -> str:
     """The first artifact of a step that holds a file."""

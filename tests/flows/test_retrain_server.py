@@ -109,7 +109,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def notified(up: Running) -> Path:
     path = onnx_with(up.project.folder / "new" / "notified", "notified")
     told = ("env", f"PREFECT_API_URL={up.url}", f"PREFECT_API_AUTH_STRING={LOGIN}")
-    said = up.project.run("notify", "notified", "--checkpoint", str(path), "--metadata", "by=notify", before=told)
+    said = up.project.execute("notify", "notified", "--checkpoint", str(path), "--metadata", "by=notify", before=told)
     assert said.code == 0, said.stderr
     return path
 

@@ -8,6 +8,8 @@ from tests.fuzz.targets import Target
 from tests.fuzz.world import World, make_world
 from tests.projects import Project
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory, once: Project) -> World:

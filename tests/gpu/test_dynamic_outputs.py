@@ -1,5 +1,6 @@
 """Outputs whose size only running tells: memory is given to them while they run, and used again."""
 
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,6 @@ def feeds(batch: int, share: float) -> Tensors:
     return {"x": (rng.random((batch, 5)) < share).astype(np.float32) * rng.random((batch, 5), np.float32)}
 
 
-@pytest.mark.xfail(strict=False, reason="seen on 8.6.1: the outputs are wrong; parity refuses such an engine")
 def test_sizes_are_those_of_each_run(name: RuntimeName, tmp_path: Path) -> None:
     given = places(tmp_path)
     batches = [feeds(4, 0.5), feeds(64, 1.0), feeds(1, 0.0), feeds(64, 0.1), feeds(2, 1.0), feeds(2, 0.0)]
@@ -56,8 +56,9 @@ def test_it_is_timed_without_a_graph_and_on_several_streams(name: RuntimeName, t
         assert session.flow(feeds(64, 0.5), 2, 0.01).inferences >= 2
 
 
-@pytest.mark.xfail(strict=False, reason="seen on 8.6.1: the bounded graph is not built")
 def test_an_upper_bound_lets_a_builder_reserve_memory(name: RuntimeName, tmp_path: Path) -> None:
+    if import_module("tensorrt").__version__.startswith("8."):
+        pytest.skip("8.6.1 builds no graph that counts: with Range and with TopK it ends in an internal error")
     nodes = [
         helper.make_node("ReduceMax", ["x"], ["most"], name="most", keepdims=0),
         helper.make_node("Cast", ["most"], ["limit"], name="limit", to=INT64),

@@ -38,7 +38,7 @@ def project(tmp_path: Path, given: Case) -> Project:
 
 def test_an_engine_is_told_with_its_layers_and_figures(name: RuntimeName, project: Project) -> None:
     assert name
-    done = project.run("run", "--json")
+    done = project.execute("run", "--json")
     assert done.code == 0, done.stdout + done.stderr
     assert done.engine("net", "tensorrt/fp32").status == "passed", done.stdout
     assert done.status("net", "layers") == "done", done.stdout
@@ -47,10 +47,10 @@ def test_an_engine_is_told_with_its_layers_and_figures(name: RuntimeName, projec
     assert [found.streams for found in point.throughput] == [1, 2], point.figures.streams_missing
     assert all(found.throughput_per_s > 0 for found in point.throughput)
 
-    shown = project.run("show", "net", "--layers", "--json")
+    shown = project.execute("show", "net", "--layers", "--json")
     assert shown.code == 0, shown.stderr
     assert Shown.model_validate_json(shown.stdout).metrics.layers > 0
-    assert "layers," in project.run("show", "net", "--layers").stdout
+    assert "layers," in project.execute("show", "net", "--layers").stdout
 
-    again = project.run("run", "--json")
+    again = project.execute("run", "--json")
     assert {step.step for step in again.runs["net"].steps if not step.cached} <= {"promote"}

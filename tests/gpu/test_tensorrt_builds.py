@@ -166,7 +166,6 @@ def test_caches_of_two_networks_are_merged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["fp32", "fp16"])
 def test_new_weights_go_into_the_old_engine(kind: str, tmp_path: Path) -> None:
-    does("refits")
     before, after = net(tmp_path / "before", 0, kind), net(tmp_path / "after", 1, kind)
     options: dict[str, JsonValue] = {"refittable": True}
     built, _ = build(before, tmp_path / "built", options)
@@ -200,6 +199,8 @@ def test_batch_normalization_is_refitted_or_built_and_right(tmp_path: Path) -> N
     options: dict[str, JsonValue] = {"refittable": True}
     built, _ = build(before, tmp_path / "built", options)
     metrics, _ = build(after, tmp_path / "new", options, earlier=(earlier(built, tmp_path / "built"),))
+    if metrics.way == "built":
+        assert "arrays wrongly" in metrics.way_reason
     print(f"batch normalization: {metrics.way}: {metrics.way_reason}")  # noqa: T201 - evidence, with -s
     ours, theirs = run(tmp_path / "new", after.batches), reference(after, tmp_path / "reference")
     assert distance(ours, theirs) < 1e-4
@@ -306,6 +307,9 @@ try:
     run(Path(sys.argv[1]), [{"image": random(1, 8, 16, 32, 32)}])
 except StepError as error:
     print(error)
+finally:
+    hoard.clear()
+    primary.close()
 """
 
 

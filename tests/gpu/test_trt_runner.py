@@ -60,10 +60,15 @@ def quantised(folder: Path) -> Case:
 
 
 @pytest.mark.parametrize("make", [convolution, half, quantised], ids=["fp32", "fp16", "int8"])
-def test_our_session_agrees(name: RuntimeName, tmp_path: Path, make: Any) -> None:  # noqa: ANN401 - one of three makers
+def test_our_session_agrees(
+    name: RuntimeName,
+    tmp_path: Path,
+    make: Any,  # noqa: ANN401 - one of three makers
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     needs("polygraphy")
     if import_module("tensorrt").__version__.startswith("8."):
-        pytest.skip("Polygraphy 0.53's TrtRunner ended in a segmentation fault on 8.6.1, in get_tensor_format")
+        monkeypatch.setattr("polygraphy.backend.trt.util.get_tensor_format", _format)
     _needs_cuda_runtime()
     given: Case = make(tmp_path)
     built = build(name, given, tmp_path / "engine")
@@ -71,6 +76,12 @@ def test_our_session_agrees(name: RuntimeName, tmp_path: Path, make: Any) -> Non
         ours = [session.infer(feeds) for feeds in given.batches]
     for left, right in zip(ours, _polygraphy(built, given.batches), strict=True):
         assert worst(compare(left, right).values()).max_abs_error <= 1e-4
+
+
+def _format(engine: Any, context: object, name: str) -> object:  # noqa: ANN401 - of a module value
+    """Ask for a tensor's format without a profile: 8.6.1 ends in a segmentation fault where one is given."""
+    del context
+    return engine.get_tensor_format(name)
 
 
 def _needs_cuda_runtime() -> None:

@@ -121,6 +121,6 @@ def test_11_is_told_apart_before_it_is_asked(ran: tuple[Project, Finished]) -> N
 
 
 def test_a_run_in_which_nothing_changed_finds_all_of_it(ran: tuple[Project, Finished]) -> None:
-    again = ran[0].run("run", "--json")
+    again = ran[0].execute("run", "--json")
     made = {step.step for step in again.runs["net"].steps if not step.cached and step.status == "done"}
     assert made == {"promote"}

@@ -12,6 +12,8 @@ from models import minilm
 from models.minilm_sentences import CALIBRATION, PARAPHRASES, RELATED, UNRELATED
 from tasks.core.yaml_source import load_config
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 installed = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in (minilm.PACKAGE, "transformers", "tokenizers")),

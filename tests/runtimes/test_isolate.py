@@ -15,6 +15,7 @@ from tasks.runtimes.isolate import Home, Workers
 from tasks.runtimes.protocol import Kind, error_of, failure_of, resolve
 from tasks.runtimes.selftest import Crash, ErrorKind, Pause, Raise, Text, crash, describe, echo, fail, talk
 
+pytestmark = pytest.mark.usefixtures("own_zygotes")
 HOME = Home(preload=("tasks.runtimes.selftest",))
 ROOT = Path(__file__).resolve().parents[2]
 

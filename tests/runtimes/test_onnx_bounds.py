@@ -36,6 +36,7 @@ def counted(model: onnx.ModelProto | Path, most: float) -> list[int]:
 def test_no_value_is_above_its_bound() -> None:
     model = counting()
     limited = with_bounds(model, {"limit": 5})
+    onnx.checker.check_model(limited)
     assert counted(limited, 3) == [0, 1, 2]
     assert counted(limited, 9) == [0, 1, 2, 3, 4]
     assert counted(model, 9) == list(range(9))  # what was given stays as it was

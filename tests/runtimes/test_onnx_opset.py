@@ -1,6 +1,7 @@
 """A graph that is brought to an older opset computes the same, bit for bit, or is refused."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -88,12 +89,38 @@ def test_what_the_older_opset_cannot_say_is_refused(node: onnx.NodeProto, says: 
 
 def test_a_shape_of_some_axes_is_a_slice_of_all(tmp_path: Path) -> None:
     """TensorRT 8.6 reads such a Shape, passes over its bounds, and so gives it as many numbers as there are axes."""
-    for bounds in ({"start": 1, "end": 2}, {"start": -2}, {"end": -1}, {"start": 0}, {"start": 2, "end": 9}):
+    every: list[dict[str, Any]] = [
+        {"start": 1, "end": 2},
+        {"start": -2},
+        {"end": -1},
+        {"start": 0},
+        {"start": 2, "end": 9},
+    ]
+    for bounds in every:
         newer = graph([helper.make_node("Shape", ["x"], ["y"], **bounds)], [value("x", [2, 6, 8])], [sizes()])
         expected = outputs(newer, tmp_path / "newer.onnx")
         older = lower_opset(newer, OPSET, IR)
         assert not [node for node in older.graph.node if node.op_type == "Shape" and node.attribute]
         np.testing.assert_array_equal(outputs(older, tmp_path / "older.onnx")["y"], expected["y"])
+
+
+def test_a_kernel_behind_its_pairs_is_told_by_the_node(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["w", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["dq"]),
+        helper.make_node("Conv", ["x", "dq"], ["y"]),
+    ]
+    weights: dict[str, Any] = {
+        "w": np.full((4, 6, 3), 0.1, np.float32),
+        "scale": np.asarray(0.02, np.float32),
+        "zero": np.asarray(0, np.int8),
+    }
+    newer = graph(nodes, [value("x", [2, 6, 8])], [value("y", ["n", 4, 6])], **weights)
+    expected = outputs(newer, tmp_path / "newer.onnx")
+    older = lower_opset(newer, OPSET, IR)
+    (kernel,) = [attribute.ints for node in older.graph.node for attribute in node.attribute]
+    assert list(kernel) == [3]
+    np.testing.assert_array_equal(outputs(older, tmp_path / "older.onnx")["y"], expected["y"])
 
 
 def sizes() -> onnx.ValueInfoProto:

@@ -18,8 +18,9 @@ import pytest
 from tasks.core.errors import WorkerError
 from tasks.runtimes.isolate import Home, Workers
 from tasks.runtimes.process import _ended, _limit_log, _log_tail
-from tasks.runtimes.selftest import Pause, Text, echo, pause, talk
+from tasks.runtimes.selftest import Pause, Text, describe, echo, pause, talk
 
+pytestmark = pytest.mark.usefixtures("own_zygotes")
 HOME = Home(preload=("tasks.runtimes.selftest",))
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -112,6 +113,20 @@ def test_close_ends_blocked_calls_at_once(token: str, tmp_path: Path) -> None:
         workers.call(HOME, echo, Text())
     workers.close()
     assert open_files() == files
+
+
+def test_an_import_is_ended_and_what_was_imported_stays(
+    token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = importable(tmp_path, monkeypatch, "import time; time.sleep(600)")
+    with Workers(timeout_seconds=60) as workers:
+        before = workers.call(HOME, describe, Text()).parent_pid
+        workers.warm(endless)
+        workers.end_imports(keep=(endless,))
+        assert len(marked(token)) == 2
+        workers.end_imports(keep=())
+        assert marked(token) == [before]
+        assert workers.call(HOME, describe, Text()).parent_pid == before
 
 
 def test_close_does_not_need_the_zygote(token: str, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from tasks.core.sets import GOLDEN_OUTPUTS
 from tasks.core.signature import DimRange, InputSpec, Signature
 from tasks.core.tensors import load_batches, save_batches
-from tasks.runtimes.isolate import Home, Workers
+from tasks.homes import TORCH
+from tasks.runtimes.isolate import Workers
 from tasks.sources.torch_export import TorchExportRequest, export_torch
 from tasks.sources.torch_module import TorchSource
 
@@ -51,7 +52,7 @@ def test_an_output_may_have_a_name_that_the_graph_uses_inside(output: str, tmp_p
         folder=tmp_path / "out",
     )
     with Workers() as workers:
-        workers.call(Home(), export_torch, request)
+        workers.call(TORCH, export_torch, request)
     path = tmp_path / "out" / "model.onnx"
     onnx.checker.check_model(str(path), full_check=True)
     (found,) = onnxruntime.InferenceSession(path).run([output], {"ids": ids})
