@@ -129,7 +129,7 @@ def test_what_is_deployed_while_it_is_up_is_served(api: Service) -> None:
 @pytest.mark.parametrize("command", [("deploy",), ("run", "tiny")])
 def test_a_wrong_password_is_refused(api: Service, done: Project, command: tuple[str, ...]) -> None:
     told = ("env", f"PREFECT_API_URL={api.url}", "PREFECT_API_AUTH_STRING=me:wrong")
-    finished = done.run(*command, before=told)
+    finished = done.execute(*command, before=told)
     assert (finished.code, finished.stdout) == (2, "")
     assert f"the Prefect API at {api.url} does not let us in (401)" in finished.stderr
     assert "PREFECT_API_AUTH_STRING=user:password" in finished.stderr
@@ -143,7 +143,7 @@ def test_a_server_that_is_down_is_named_and_how_to_do_without(new: Project) -> N
 
 
 def test_without_a_configured_api_it_says_how_to_have_one(new: Project) -> None:
-    finished = new.run("deploy")
+    finished = new.execute("deploy")
     assert (finished.code, "start a server of your own: trtflow up" in finished.stderr) == (2, True)
 
 

@@ -134,7 +134,7 @@ def test_a_server_that_does_not_answer_is_named(done: Project, tmp_path: Path) -
     finished = done.execute("run", "tiny", before=told)
     assert (finished.code, finished.stdout) == (1, "")
     assert "the Prefect API at http://127.0.0.1:9/api does not answer" in finished.stderr
-    assert "unset it to run without Prefect" in finished.stderr
+    assert "unset PREFECT_API_URL: `trtflow run` needs no server" in finished.stderr
 
 
 def test_without_a_server_prefect_is_not_imported(done: Project) -> None:

@@ -142,7 +142,7 @@ def test_a_second_one_and_a_port_in_use_are_refused(up: Service, tmp_path: Path)
     _, said = second.communicate(timeout=60)
     assert (second.returncode, f"(process {up.process.pid})" in said) == (2, True), said
     other = fresh(tmp_path / "other")
-    finished = other.run("up", "--port", str(up.port))
+    finished = other.execute("up", "--port", str(up.port))
     assert finished.code == 2
     assert f"cannot listen at 127.0.0.1:{up.port}: a Prefect server 3." in finished.stderr
     assert f"PREFECT_API_URL={up.url}" in finished.stderr
@@ -216,7 +216,7 @@ def database_of(project: Project, revision: str) -> Path:
 def test_a_database_of_a_newer_prefect_is_left_alone(new: Project) -> None:
     database = database_of(new, "feedfacecafe")
     before = database.read_bytes()
-    finished = new.run("up", "--port", str(free_port()))
+    finished = new.execute("up", "--port", str(free_port()))
     assert (finished.code, database.read_bytes()) == (2, before)
     assert f"the database {database} is of a newer Prefect than the 3." in finished.stderr
 
@@ -224,7 +224,7 @@ def test_a_database_of_a_newer_prefect_is_left_alone(new: Project) -> None:
 def test_a_file_that_is_no_database_is_left_alone(new: Project) -> None:
     database = database_of(new, "x")
     database.write_bytes(b"not SQLite" * 100)
-    finished = new.run("up", "--port", str(free_port()))
+    finished = new.execute("up", "--port", str(free_port()))
     assert (finished.code, "cannot be read" in finished.stderr) == (2, True), finished.stderr
 
 
@@ -239,6 +239,6 @@ def test_a_copy_is_kept_of_the_database_of_an_older_prefect(new: Project, capsys
 
 def test_a_webhook_whose_variable_is_not_set_is_told_before_anything_starts(tmp_path: Path) -> None:
     project = project_in(tmp_path / "project", "$NOWHERE")
-    finished = project.run("up", "--port", str(free_port()))
+    finished = project.execute("up", "--port", str(free_port()))
     assert (finished.code, "NOWHERE is not set" in finished.stderr) == (2, True), finished.stderr
     assert not (project.folder / ".trtflow").exists()
