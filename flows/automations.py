@@ -72,7 +72,7 @@ def _add(
         raise ConfigError(
             f"`notify` names a variable for its webhook, and {what}", f"export {notify.variable}=https://..."
         )
-    told.setdefault((address, tuple(sorted(set(notify.on)))), []).append(title)
+    told.setdefault((address, tuple(sorted(set(notify.when)))), []).append(title)
 
 
 def _on_event(pipeline: str) -> Automation:

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from tests.projects import Project
+from tests.projects import ROOT, Project
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 PATIENCE_SECONDS = 120.0
@@ -131,7 +131,8 @@ def free_port() -> int:
 def service(project: Project, **environment: str) -> Iterator[Service]:
     """Start it and wait until it serves; whatever is left at the end is killed."""
     port = free_port()
-    before = ("env", *(f"{name}={text}" for name, text in environment.items()))
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    before = ("env", f"PYTHONPATH={path}", *(f"{name}={text}" for name, text in environment.items()))
     process = project.start("up", "--port", str(port), before=before)
     started = Service(project, port, process)
     readers = [threading.Thread(target=_hear, args=(started, name), daemon=True) for name in ("stdout", "stderr")]

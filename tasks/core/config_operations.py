@@ -80,7 +80,8 @@ class NotifyConfig(Section):
     """Who is told how a run ended: a webhook, as a URL or as `$NAME` of the environment, which keeps it secret."""
 
     webhook: str
-    on: tuple[Ending, ...] = Field(default=("failed", "crashed"), min_length=1)
+    # Not `on`: YAML reads that as true.
+    when: tuple[Ending, ...] = Field(default=("failed", "crashed"), min_length=1)
 
     @field_validator("webhook")
     @classmethod
