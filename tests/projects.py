@@ -102,8 +102,10 @@ class Project:
             process.kill()
         return self._ended(Finished(process.returncode, stdout, stderr))
 
-    def run(self, *arguments: str) -> Finished:
-        """Run the command to its end, in this process and with workers of `tests.kept`."""
+    def run(self, *arguments: str, before: Sequence[str] = ()) -> Finished:
+        """Run the command to its end, in this process and with workers of `tests.kept`; not so behind `before`."""
+        if before:
+            return self.execute(*arguments, before=before)
         file, out, err = self.folder / "pipelines.yaml", io.StringIO(), io.StringIO()
         with _as_if_started(self.temporary), redirect_stdout(out), redirect_stderr(err):
             code = cli.run([*(("-f", str(file)) if file.exists() else ()), *arguments])

@@ -190,17 +190,17 @@ def test_read_only_store_is_told(project: Project) -> None:
     assert project.run("run").code == 0
     before = {path: path.stat().st_mtime_ns for path in project.store.rglob("*")}
     project.write(a=BASE, b=SLOW_METRIC)
-    ran = project.execute("run", "--json", before=read_only)
+    ran = project.run("run", "--json", before=read_only)
     assert ran.code == 1
     for name in ("a", "b"):
         assert ran.runs[name].status == "failed"
         assert f"cannot write the store at {project.store}: Read-only file system" in ran.engine(name).reason
         assert "choose another place with --store" in ran.engine(name).reason
     for command in (["rollback", "a"], ["gc"]):
-        said = project.execute(*command, before=read_only)
+        said = project.run(*command, before=read_only)
         assert (said.code, said.stdout) == (1, ""), command
         assert "the file system is read-only" in said.stderr
-    assert project.execute("plan", before=read_only).code == 0
+    assert project.run("plan", before=read_only).code == 0
     assert before == {path: path.stat().st_mtime_ns for path in project.store.rglob("*")}
 
 
@@ -221,7 +221,7 @@ def test_full_disk_is_told_and_a_run_with_more_space_goes_on(project: Project, s
     grown = "mount -o remount,size=20M artifacts"
     script = f'"$@" && exit; code=$?; {left} > left; {grown} && "$@" > again || exit; exit $code'
     project.write(a=_wide(project.folder))
-    ran = project.execute("run", "--json", before=(*mounted, "sh", "-c", script, "sh"))
+    ran = project.run("run", "--json", before=(*mounted, "sh", "-c", script, "sh"))
     assert (ran.code, ran.runs["a"].status, ran.status("a", step)) == (1, "failed", "failed"), ran.stderr
     reason = ran.engine("a").reason
     assert "disk full" in reason or "No space left on device" in reason
@@ -236,6 +236,6 @@ def test_full_disk_is_told_and_a_run_with_more_space_goes_on(project: Project, s
 def test_disk_without_any_space_is_told(project: Project) -> None:
     mounted = _mounted("mkdir -p artifacts && mount -t tmpfs -o size=16k tmpfs artifacts")
     project.write(a=BASE)
-    ran = project.execute("run", "--json", before=mounted)
+    ran = project.run("run", "--json", before=mounted)
     assert (ran.code, ran.runs["a"].status) == (1, "failed")
     assert "free some space" in ran.engine("a").reason

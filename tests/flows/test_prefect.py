@@ -97,7 +97,7 @@ def test_a_real_server_sees_the_flow_and_each_step(api: httpx.Client, done: Proj
     project.write(tiny={**TINY, **TWIN}, bad={**BAD, **TWIN, **GATE})
     told = ("env", f"PREFECT_API_URL={str(api.base_url).rstrip('/')}", f"PREFECT_HOME={tmp_path / 'home'}")
 
-    finished = project.execute("run", "--json", before=told)
+    finished = project.run("run", "--json", before=told)
     assert finished.code == 1, finished.stderr
     _check_what_passed(api, finished.runs["tiny"])
     _check_what_failed(api, finished.runs["bad"])
@@ -131,7 +131,7 @@ def _check_what_failed(api: httpx.Client, run: RunOutcome) -> None:
 
 def test_a_server_that_does_not_answer_is_named(done: Project, tmp_path: Path) -> None:
     told = ("env", "PREFECT_API_URL=http://127.0.0.1:9/api", f"PREFECT_HOME={tmp_path / 'home'}")
-    finished = done.execute("run", "tiny", before=told)
+    finished = done.run("run", "tiny", before=told)
     assert (finished.code, finished.stdout) == (1, "")
     assert "the Prefect API at http://127.0.0.1:9/api does not answer" in finished.stderr
     assert "unset PREFECT_API_URL: `trtflow run` needs no server" in finished.stderr
