@@ -72,7 +72,7 @@ clean: ## remove .venv and the tools' caches; the artifacts stay
 
 # One core at a time compiles what pip installs, so pip is told not to. What is no Python, as some templates, is no error.
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -c constraints.txt
-COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x /tests/ .venv/lib || true
 
 $(PYTHON_HERE): pyproject.toml constraints.txt
 	@if ! $(BIN)/python -c '$(SUPPORTED)' 2>/dev/null; then \
