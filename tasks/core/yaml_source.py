@@ -13,6 +13,7 @@ from tasks.core.yaml_tree import Entry, Unreadable, read_tree
 
 # Whoever makes hundreds of mistakes made one of them hundreds of times.
 _MOST_TOLD = 20
+_LONGEST_SENTENCE = 600
 _LONGEST_KEY = 100
 
 
@@ -47,7 +48,7 @@ def config_error(path: Path, found: Iterable[tuple[int | None, Problem]]) -> Con
     (line, first), *others = sorted(found, key=lambda each: each[0] or 0)
     where = Where(str(path), line, dotted(first.path))
     if not others:
-        return ConfigError(first.message, first.cure, where)
+        return ConfigError(_short(first.message), _short(first.cure), where)
     lines = [f"{_sentence(first)}", f"  and {len(others)} more:"]
     lines += [f"  {_place(line, problem)}: {_sentence(problem)}" for line, problem in others[:_MOST_TOLD]]
     lines += [f"  ... and {len(others) - _MOST_TOLD} after these"] if len(others) > _MOST_TOLD else []
@@ -65,7 +66,13 @@ def _plain(key: str) -> str:
 
 
 def _sentence(problem: Problem) -> str:
-    return f"{problem.message}; {problem.cure}" if problem.cure else problem.message
+    return "; ".join(_short(text) for text in (problem.message, problem.cure) if text)
+
+
+def _short(text: str) -> str:
+    """A sentence that quotes what the file says: its beginning and end, where that is longer than anyone reads."""
+    half = _LONGEST_SENTENCE // 2
+    return text if len(text) <= _LONGEST_SENTENCE else f"{text[:half]} ... {text[-half:]}"
 
 
 def _place(line: int | None, problem: Problem) -> str:

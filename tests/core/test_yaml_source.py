@@ -274,6 +274,13 @@ def test_a_key_that_is_no_line_of_text_is_told_as_one(tmp_path: Path) -> None:
     assert "line 7 'a\\nb': unknown key" in error.message
 
 
+def test_of_a_very_long_value_both_ends_are_told(tmp_path: Path) -> None:
+    dims = f"{TINY}    inputs: {{x: {{dtype: float32, shape: [{'x' * 20000}]}}}}\n"
+    error = error_of(tmp_path, dims)
+    assert "xxx ... xxx" in str(error)
+    assert len(str(error)) < 3000
+
+
 def test_all_mistakes_are_told_in_the_order_of_the_file(tmp_path: Path) -> None:
     error = error_of(tmp_path, f"{TINY}    promote: {{by: p50}}\n    keep: 3\nstor: x\n  \n")
     assert (error.where.line, error.where.path) == (5, "pipelines.tiny.promote.by")
