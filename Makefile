@@ -1,6 +1,6 @@
 # Everything runs in .venv, made here from whatever Python 3.11 or 3.12 is on PATH (or PYTHON=...).
 .DEFAULT_GOAL := help
-.PHONY: help venv demo installed test bench minilm matrix rtx lean corpus large faults many-runs fuzz screenshots ui-screenshots clean
+.PHONY: help venv demo installed test servers bench minilm matrix rtx lean corpus large faults many-runs fuzz screenshots ui-screenshots clean
 
 BIN := .venv/bin
 PYTHON_HERE := .venv/.made
@@ -30,6 +30,10 @@ test: installed ## run every check: format, lint, types, import contracts, tests
 	$(BIN)/lint-imports
 	@$(BIN)/python -m compileall -q flows tasks # hundreds of processes of the tests import them
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+servers: installed ## run the tests that start trtflow up for real, with a browser (minutes)
+	TRTFLOW_TEST_SERVERS=1 $(BIN)/pytest tests/flows/test_up.py tests/flows/test_deploy.py \
+	  tests/flows/test_retrain_server.py tests/flows/test_ui.py
 
 bench: $(MINILM) ## measure what docs/evidence states
 	$(BIN)/python benchmarks/bench.py
