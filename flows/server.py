@@ -9,9 +9,13 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.server_process import end_with_parent
 from tasks.core.errors import ConfigError, TrtflowError
+
+if TYPE_CHECKING:
+    import httpx
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 10.0
@@ -85,15 +89,20 @@ class Server:
         import httpx
 
         deadline = time.monotonic() + _START_SECONDS
-        while True:
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{self.url}/health", timeout=5).is_success and not self.ended():
-                    return
-            if self.ended() or time.monotonic() > deadline:
-                lines = self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
-                how = "ended" if self.ended() else f"did not answer within {_START_SECONDS:.0f} s"
-                raise TrtflowError(f"the Prefect server {how}", f"see {self.log}", "\n".join(lines))
-            time.sleep(_POLL_SECONDS)
+        with httpx.Client(timeout=5) as client:  # one for all times: each reads all certificates when it is made
+            while not self._answers(client):
+                if self.ended() or time.monotonic() > deadline:
+                    lines = self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+                    how = "ended" if self.ended() else f"did not answer within {_START_SECONDS:.0f} s"
+                    raise TrtflowError(f"the Prefect server {how}", f"see {self.log}", "\n".join(lines))
+                time.sleep(_POLL_SECONDS)
+
+    def _answers(self, client: "httpx.Client") -> bool:
+        import httpx
+
+        with contextlib.suppress(httpx.HTTPError):
+            return client.get(f"{self.url}/health").is_success and not self.ended()
+        return False
 
     def ended(self) -> bool:
         """Whether the process is gone."""

@@ -1,5 +1,6 @@
 """What the tests of the commands look at: projects that were run once for all of them."""
 
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from flows import cli
 from tasks.core.environment import gpu
 from tests.commands import BAD, TINY, Call, Said, fresh, fresh_torch
 from tests.kept import kept_zygotes
+from tests.prefect_database import Database
 from tests.projects import Project
 from tests.s3_server import BUCKET, S3Server, start_server
 
@@ -28,6 +30,15 @@ def _kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         if gpu() is None:  # else memory and time of the GPU are shared, and figures of it looked at
             patch.setenv("TRTFLOW_LOCKS", str(tmp_path_factory.mktemp("locks")))
         yield
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
+    """What a new server of Prefect's begins with; all processes of the tests share the one that is copied."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "prefect"
+    folder.mkdir(exist_ok=True)
+    return Database(folder)
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
-
+from tests.loopback import http
 from tests.projects import Project
 
 
@@ -75,7 +74,7 @@ class Server:
 
     def post(self, path: str, body: object) -> Any:  # noqa: ANN401 - whatever the server answers
         """Post, and read the answer."""
-        answer = httpx.post(f"{self.url}/{path}", json=body, timeout=30, trust_env=False)
+        answer = http().post(f"{self.url}/{path}", json=body)
         assert answer.is_success, answer.text
         return answer.json()
 
@@ -85,7 +84,7 @@ class Server:
 
     def get_page(self, path: str) -> Any:  # noqa: ANN401 - whatever the server answers
         """Read JSON at any path."""
-        answer = httpx.get(f"{self.address}{path}", timeout=30, trust_env=False)
+        answer = http().get(f"{self.address}{path}")
         assert answer.is_success, answer.text
         return answer.json()
 
@@ -99,7 +98,7 @@ class Server:
             if found["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
                 return found
             assert time.monotonic() < deadline, (found["state"], self.told)
-            time.sleep(0.2)
+            time.sleep(0.5)
 
     def wait(self) -> None:
         """Wait until it serves."""

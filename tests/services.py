@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from tests.loopback import http
 from tests.projects import ROOT, Project
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -43,17 +44,17 @@ class Service:
 
     def ask(self, kind: str, **question: object) -> list[dict[str, Any]]:
         """What a filter finds."""
-        answer = httpx.post(f"{self.url}/{kind}/filter", json=question, timeout=60)
+        answer = http().post(f"{self.url}/{kind}/filter", json=question)
         answer.raise_for_status()
         found: list[dict[str, Any]] = answer.json()
         return found
 
     def start_run(self, title: str, **parameters: object) -> str:
         """Start a run as the UI does; returns its id."""
-        answer = httpx.get(f"{self.url}/deployments/name/{title}", timeout=60)
+        answer = http().get(f"{self.url}/deployments/name/{title}")
         answer.raise_for_status()
         place = f"{self.url}/deployments/{answer.json()['id']}/create_flow_run"
-        answer = httpx.post(place, json={"parameters": parameters}, timeout=60)
+        answer = http().post(place, json={"parameters": parameters})
         answer.raise_for_status()
         return str(answer.json()["id"])
 
@@ -74,7 +75,7 @@ class Service:
                 return False
             return reached[0]["state_type"] in (states or FINAL)
 
-        wait_for(look, lambda: f"{[run['state'] for run in reached]}\n{self.text}")
+        wait_for(look, lambda: f"{[run['state'] for run in reached]}\n{self.text}", pause=0.4)
         return reached[0]
 
     def ends(self, key: str, state: str) -> dict[str, Any]:
@@ -99,12 +100,14 @@ class Service:
         return self.process.wait(60)
 
 
-def wait_for(happened: Callable[[], bool], told: Callable[[], str], seconds: float = PATIENCE_SECONDS) -> None:
-    """Wait until something has happened."""
+def wait_for(
+    happened: Callable[[], bool], told: Callable[[], str], seconds: float = PATIENCE_SECONDS, pause: float = 0.1
+) -> None:
+    """Wait until something has happened; a server that is asked is given a rest."""
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, told()
-        time.sleep(0.1)
+        time.sleep(pause)
 
 
 def processes(mark: str) -> list[tuple[int, str]]:

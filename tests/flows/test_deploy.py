@@ -9,10 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.commands import SOURCE, fresh
+from tests.loopback import http
+from tests.prefect_database import Database
 from tests.projects import Finished, Project
 from tests.services import Service, service, wait_for
 
@@ -20,10 +21,12 @@ LOGIN = "me:secret"
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def api(tmp_path_factory: pytest.TempPathFactory, database: Database) -> Iterator[Service]:
     """The server of a project of its own."""
+    project = fresh(tmp_path_factory.mktemp("api") / "project")
+    database.put(project.folder / ".trtflow")
     with service(
-        fresh(tmp_path_factory.mktemp("api") / "project"),
+        project,
         PREFECT_SERVER_API_AUTH_STRING=LOGIN,
         PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS="1",
     ) as started:
@@ -45,7 +48,7 @@ def titles(api: Service, project: Project) -> dict[str, dict[str, Any]]:
 
 
 def ask(api: Service, kind: str, **question: object) -> list[dict[str, Any]]:
-    answer = httpx.post(f"{api.url}/{kind}/filter", json=question, auth=("me", "secret"), timeout=60)
+    answer = http().post(f"{api.url}/{kind}/filter", json=question, auth=("me", "secret"))
     answer.raise_for_status()
     found: list[dict[str, Any]] = answer.json()
     return found
@@ -86,7 +89,7 @@ def test_what_somebody_paused_stays_paused(api: Service, new: Project) -> None:
     new.write(paused={**SOURCE, "schedule": {"cron": "0 3 * * *"}})
     deploy(new, api.url)
     key = titles(api, new)["paused"]["id"]
-    answer = httpx.post(f"{api.url}/deployments/{key}/pause_deployment", auth=("me", "secret"), timeout=60)
+    answer = http().post(f"{api.url}/deployments/{key}/pause_deployment", auth=("me", "secret"))
     answer.raise_for_status()
     new.write(paused={**SOURCE, "schedule": {"cron": "0 4 * * *"}})
     assert "~ convert/paused: schedules" in deploy(new, api.url).stdout

@@ -15,6 +15,7 @@ import pytest
 
 from tasks.core.outcome import RunOutcome
 from tests.commands import BAD, TINY
+from tests.prefect_database import Database
 from tests.projects import ROOT, Project
 
 STEPS = {
@@ -28,9 +29,10 @@ GATE = {"gates": {"parity": {"onnxruntime/fp32": BAD["gates"]["parity"]["fp32"]}
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def api(tmp_path_factory: pytest.TempPathFactory, database: Database) -> Iterator[httpx.Client]:
     """A client of a server of its own, which has its database in a temporary folder."""
     home = tmp_path_factory.mktemp("prefect")
+    database.put(home)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -15,13 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 import onnx
 import pytest
 
 from flows import callbacks
 from flows.hooks import Server, model_retrained
 from tests.commands import SOURCE, TORCH, fresh_torch
+from tests.loopback import http
+from tests.prefect_database import Database
 from tests.projects import ROOT, Project, linear
 
 LOGIN = "me:secret"
@@ -51,7 +52,7 @@ class Running:
     def runs(self, pipeline: str) -> list[dict[str, Any]]:
         """The flow runs of a pipeline, in the order in which they were asked for."""
         question = {"deployments": {"name": {"any_": [pipeline]}}, "sort": "EXPECTED_START_TIME_ASC"}
-        answer = httpx.post(f"{self.url}/flow_runs/filter", json=question, auth=("me", "secret"), timeout=30)
+        answer = http().post(f"{self.url}/flow_runs/filter", json=question, auth=("me", "secret"))
         answer.raise_for_status()
         found: list[dict[str, Any]] = answer.json()
         return found
@@ -61,7 +62,7 @@ class Running:
         deadline = time.monotonic() + _SECONDS
         while not any(run["labels"].get("trtflow.checkpoint") or run["end_time"] for run in self.runs(pipeline)):
             assert time.monotonic() < deadline
-            time.sleep(0.1)
+            time.sleep(0.3)
 
     def ended(self, pipeline: str, count: int) -> list[dict[str, Any]]:
         """The same, once there are so many that have ended."""
@@ -72,15 +73,16 @@ class Running:
             if len(over) >= count:
                 return found
             assert time.monotonic() < deadline, [(run["name"], run["state"]) for run in found]
-            time.sleep(0.3)
+            time.sleep(0.5)
 
 
 PIPELINES = ("notified", "hooked", "posted", "burst")
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def up(tmp_path_factory: pytest.TempPathFactory, database: Database) -> Iterator[Running]:
     project = fresh_torch(tmp_path_factory.mktemp("retrain") / "project")
+    database.put(project.folder / ".trtflow")
     (project.folder / "linear.onnx").write_bytes(onnx_with(project.folder / "new", "first").read_bytes())
     waiting = {name: {**SOURCE, "on_retrain": True} for name in PIPELINES}
     taught = {name: {**TORCH, "on_retrain": True} for name in ("lightning", "hugging")}
@@ -241,7 +243,7 @@ def test_a_wrong_event_ends_as_a_run_that_says_so(
         "resource": {"prefect.resource.id": "trtflow.pipeline.posted"},
         "payload": {"checkpoint": checkpoint.format(up.project.folder), "sha256": sha256} if checkpoint else {},
     }
-    httpx.post(f"{up.url}/events", json=[body], auth=("me", "secret"), timeout=30).raise_for_status()
+    http().post(f"{up.url}/events", json=[body], auth=("me", "secret")).raise_for_status()
     runs = up.ended("posted", before + 1)
     assert runs[-1]["state_type"] == "FAILED"
     assert message in runs[-1]["state"]["message"]

@@ -21,6 +21,7 @@ from tasks.core.outcome import RunOutcome
 from tests.browser import Tab, opened
 from tests.commands import SOURCE, TORCH, fresh, fresh_torch
 from tests.pages import browser
+from tests.prefect_database import Database
 from tests.prefect_server import Outside, Server, up, witnessed
 from tests.projects import Project
 
@@ -72,7 +73,7 @@ def served(folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory, database: Database) -> Iterator[World]:
     browser()  # skips where there is none, before anything is started
     folder = tmp_path_factory.mktemp("ui") / "project"
     fresh(folder)
@@ -82,6 +83,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         outside = stack.enter_context(witnessed())
         reports = stack.enter_context(served(project.store))
         data = tmp_path_factory.mktemp("data")
+        database.put(data)
         environment = {"TRTFLOW_REPORTS_URL": reports, **outside.environment}
         server = stack.enter_context(up(project, data, environment))
         # While the server starts: a history has two measurements. What `up` has running is not left over by this.

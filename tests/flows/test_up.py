@@ -15,6 +15,7 @@ import yaml
 
 from flows.server import Server
 from tests.commands import BAD, SOURCE, TINY, fresh
+from tests.loopback import http
 from tests.projects import Project
 from tests.services import Service, free_port, processes, receiver, service, wait_for
 
@@ -173,7 +174,7 @@ def test_a_run_that_is_cancelled_ends_as_cancelled(up: Service) -> None:
     key = hold(up)
     pid = process_of(up, key)
     state = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
-    httpx.post(f"{up.url}/flow_runs/{key}/set_state", json=state, timeout=60).raise_for_status()
+    http().post(f"{up.url}/flow_runs/{key}/set_state", json=state).raise_for_status()
     up.ends(key, "CANCELLED")
     wait_for(lambda: not Path(f"/proc/{pid}").exists(), lambda: up.text)
     release(up)

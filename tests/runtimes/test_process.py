@@ -11,6 +11,7 @@ import uuid
 import venv
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -32,11 +33,14 @@ def workers() -> Iterator[Workers]:
 
 
 @pytest.fixture
-def token(monkeypatch: pytest.MonkeyPatch) -> str:
-    """Mark every process that this test starts, however deep."""
+def token(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Mark every process that this test starts, however deep; what a killed zygote could not end is ended here."""
     value = f"TRTFLOW_TEST={uuid.uuid4()}"
     monkeypatch.setenv(*value.split("="))
-    return value
+    yield value
+    for pid in marked(value):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def marked(token: str) -> list[int]:
