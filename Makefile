@@ -1,11 +1,12 @@
 # Everything runs in .venv, made here from whatever Python 3.11 or 3.12 is on PATH (or PYTHON=...).
 .DEFAULT_GOAL := help
-.PHONY: help venv demo installed test servers bench minilm matrix rtx lean corpus large faults many-runs fuzz screenshots ui-screenshots clean
+.PHONY: help venv demo installed test bench minilm matrix rtx lean corpus large faults many-runs operations fuzz screenshots ui-screenshots clean
 
 BIN := .venv/bin
 PYTHON_HERE := .venv/.made
 STAMP := .venv/.installed
 MINILM := .venv/.installed-minilm
+TRAININGS := .venv/.installed-trainings
 RTX := .venv/.installed-tensorrt-rtx
 LEAN := .venvs/.installed-lean
 HOST := $(shell uname -sm)
@@ -21,7 +22,7 @@ venv: $(STAMP) ## install trtflow and its tools into .venv, at the versions of c
 demo: $(RTX) ## convert, check, benchmark and promote the digits example
 	$(BIN)/trtflow run digits
 
-installed: $(RTX) $(LEAN)
+installed: $(RTX) $(LEAN) $(TRAININGS)
 
 test: installed ## run every check: format, lint, types, import contracts, tests
 	$(BIN)/ruff format --check .
@@ -29,11 +30,7 @@ test: installed ## run every check: format, lint, types, import contracts, tests
 	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports
 	@$(BIN)/python -m compileall -q flows tasks # hundreds of processes of the tests import them
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
-
-servers: installed ## run the tests that start trtflow up for real, with a browser (minutes)
-	TRTFLOW_TEST_SERVERS=1 $(BIN)/pytest tests/flows/test_up.py tests/flows/test_deploy.py \
-	  tests/flows/test_retrain_server.py tests/flows/test_ui.py
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 bench: $(MINILM) ## measure what docs/evidence states
 	$(BIN)/python benchmarks/bench.py
@@ -66,6 +63,9 @@ ui-screenshots: venv ## run digits under `trtflow up` and take the pictures of t
 
 many-runs: venv ## time list, show, plan and gc on a store of 1,000 runs, and record it
 	$(BIN)/python benchmarks/many_runs.py
+
+operations: venv ## measure trtflow up, deploy, and what runs beside a benchmark, and record it
+	$(BIN)/python benchmarks/operations.py
 
 fuzz: venv ## feed every document, index and worker what is nearly right, MINUTES (10) each, and record what happened
 	$(BIN)/python benchmarks/fuzz.py --minutes $(or $(MINUTES),10)
@@ -123,6 +123,11 @@ else
 endif
 	@$(COMPILE)
 	@[ $(STAMP) -nt $(PYTHON_HERE) ] || touch $(STAMP)
+	@touch $@
+
+$(TRAININGS): $(RTX) constraints/trainings.txt constraints/minilm.txt
+	@echo "installing the libraries that train, for the tests of their callbacks"
+	@$(PIP) -c constraints/minilm.txt -c constraints/trainings.txt -e '.[trainings]'
 	@touch $@
 
 # Without their dependencies, beside .venv: 10 and 11 share a module name, and the check only imports them.

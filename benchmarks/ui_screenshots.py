@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.browser import Tab, opened  # noqa: E402 - found by the line above
-from tests.prefect_server import Server, up  # noqa: E402
 from tests.projects import Project  # noqa: E402
+from tests.services import Service, service  # noqa: E402
 
 PICTURES = ROOT / "docs" / "screenshots"
 LARGEST_BYTES = 400_000
@@ -35,10 +35,7 @@ def main() -> None:
         sys.exit("no chromium on PATH (Debian, Ubuntu: apt install chromium)")
     with tempfile.TemporaryDirectory() as temporary:
         project = _project(Path(temporary) / "project")
-        data = Path(temporary) / "data"
-        data.mkdir()
-        with up(project, data, patience_seconds=1200) as server, opened(browser) as tab:
-            server.wait()
+        with service(project) as server, opened(browser) as tab:
             server.convert("digits")
             again = server.convert("digits", rebenchmark=True)
             assert again["state_type"] == "COMPLETED", again["state"]
@@ -57,7 +54,7 @@ def _project(folder: Path) -> Project:
     return project
 
 
-def _take_all(server: Server, tab: Tab, run: dict[str, Any]) -> None:
+def _take_all(server: Service, tab: Tab, run: dict[str, Any]) -> None:
     text = {"flow_run_id": {"any_": [run["id"]]}, "type": {"any_": ["markdown"]}}
     (artifact,) = server.ask("artifacts", artifacts=text)
     deployment = server.get("deployments/name/convert/digits")

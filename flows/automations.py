@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from flows.deployments import Json, Owner, gc_name
+from flows.events import EVENT, deployment_title, resource_id, trigger_name
 from tasks.core.config import Config, NotifyConfig
 from tasks.core.errors import ConfigError
 
-_EVENT = "model.retrained"
 _DEAD_SECONDS = 90.0  # three heartbeats
 _ENDS = ("Completed", "Failed", "Cancelled", "Crashed")
 
@@ -84,8 +84,8 @@ def _on_event(pipeline: str) -> Automation:
     trigger: Json = {
         "type": "event",
         "posture": "Reactive",
-        "expect": [_EVENT],
-        "match": {"prefect.resource.id": f"trtflow.pipeline.{pipeline}"},
+        "expect": [EVENT],
+        "match": {"prefect.resource.id": resource_id(pipeline)},
         "threshold": 1,
         "within": 0.0,
     }
@@ -96,9 +96,8 @@ def _on_event(pipeline: str) -> Automation:
         "occurred": _text("{{ event.occurred.isoformat() }}"),
         "event": _text("{{ event.id }}"),
     }
-    title = f"convert/{pipeline}"
     action: Json = {"type": "run-deployment", "source": "selected", "parameters": parameters}
-    return Automation(f"{title} on {_EVENT}", trigger, action, runs=title)
+    return Automation(trigger_name(pipeline), trigger, action, runs=deployment_title(pipeline))
 
 
 def _text(template: str) -> Json:

@@ -21,6 +21,7 @@ def run(flow_name: str, flow_run: str, environment: dict[str, str]) -> None:
     os.setsid()
     threading.Thread(target=_end_with_up, daemon=True).start()
     os.environ.update(environment)
+    _outlast_restarts()
     from prefect._internal.control_listener import configure_from_env
     from prefect.engine import handle_engine_signals
     from prefect.flow_engine import load_flow_run, run_flow
@@ -30,6 +31,20 @@ def run(flow_name: str, flow_run: str, environment: dict[str, str]) -> None:
     configure_from_env()
     with handle_engine_signals(key):
         run_flow(flow, flow_run=load_flow_run(key), return_type="state")
+
+
+def _outlast_restarts() -> None:
+    """Have every client of Prefect's ask again while the server is away and `up`, which starts it again, is there.
+
+    Those of Prefect 3.8.8 do so only once they were answered, and each set of tags of a task has a client of its own: a
+    step that began meanwhile failed.
+    """
+    from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
+
+    up = multiprocessing.parent_process()
+    for client in (PrefectHttpxAsyncClient, PrefectHttpxSyncClient):
+        asks_again = property(lambda _: up is not None and up.is_alive(), lambda *_: None)
+        client._has_connected = asks_again  # type: ignore[assignment]
 
 
 def _end_with_up() -> None:

@@ -30,33 +30,46 @@ class Service:
     project: Project
     port: int
     process: "subprocess.Popen[str]"
+    login: tuple[str, str] | None = None
     told: list[str] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        """Of the UI."""
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def url(self) -> str:
         """Of the API."""
-        return f"http://127.0.0.1:{self.port}/api"
+        return f"{self.address}/api"
 
     @property
     def text(self) -> str:
         """All that it has printed on stderr."""
         return "".join(self.told)
 
+    def get(self, path: str) -> Any:  # noqa: ANN401 - whatever the server answers
+        """Read one thing of the API."""
+        return self._said("GET", path)
+
+    def post(self, path: str, body: object) -> Any:  # noqa: ANN401 - whatever the server answers
+        """Post, and read the answer."""
+        return self._said("POST", path, body)
+
+    def _said(self, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401 - whatever the server answers
+        answer = http().request(method, f"{self.url}/{path}", json=body, auth=self.login)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
     def ask(self, kind: str, **question: object) -> list[dict[str, Any]]:
         """What a filter finds."""
-        answer = http().post(f"{self.url}/{kind}/filter", json=question)
-        answer.raise_for_status()
-        found: list[dict[str, Any]] = answer.json()
+        found: list[dict[str, Any]] = self.post(f"{kind}/filter", question)
         return found
 
     def start_run(self, title: str, **parameters: object) -> str:
         """Start a run as the UI does; returns its id."""
-        answer = http().get(f"{self.url}/deployments/name/{title}")
-        answer.raise_for_status()
-        place = f"{self.url}/deployments/{answer.json()['id']}/create_flow_run"
-        answer = http().post(place, json={"parameters": parameters})
-        answer.raise_for_status()
-        return str(answer.json()["id"])
+        deployment = self.get(f"deployments/name/{title}")["id"]
+        return str(self.post(f"deployments/{deployment}/create_flow_run", {"parameters": parameters})["id"])
 
     def run(self, key: str) -> dict[str, Any]:
         """One flow run as it is now."""
@@ -77,6 +90,10 @@ class Service:
 
         wait_for(look, lambda: f"{[run['state'] for run in reached]}\n{self.text}", pause=0.4)
         return reached[0]
+
+    def convert(self, pipeline: str, **parameters: object) -> dict[str, Any]:
+        """Start a run of a pipeline's deployment, and wait until it has ended."""
+        return self.wait(self.start_run(f"convert/{pipeline}", **parameters))
 
     def ends(self, key: str, state: str) -> dict[str, Any]:
         """Wait until a flow run has ended, and check how."""
@@ -133,16 +150,24 @@ def free_port() -> int:
 @contextmanager
 def service(project: Project, **environment: str) -> Iterator[Service]:
     """Start it and wait until it serves; whatever is left at the end is killed."""
+    with starting(project, **environment) as started:
+        started.serving()
+        yield started
+
+
+@contextmanager
+def starting(project: Project, *arguments: str, **environment: str) -> Iterator[Service]:
+    """The same, without the wait."""
     port = free_port()
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     before = ("env", f"PYTHONPATH={path}", *(f"{name}={text}" for name, text in environment.items()))
-    process = project.start("up", "--port", str(port), before=before)
-    started = Service(project, port, process)
+    process = project.start("up", "--port", str(port), *arguments, before=before)
+    user, _, password = environment.get("PREFECT_SERVER_API_AUTH_STRING", "").partition(":")
+    started = Service(project, port, process, (user, password) if user else None)
     readers = [threading.Thread(target=_hear, args=(started, name), daemon=True) for name in ("stdout", "stderr")]
     for reader in readers:
         reader.start()
     try:
-        started.serving()
         yield started
     finally:
         for pid, _ in processes(project.mark):

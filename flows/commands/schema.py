@@ -30,5 +30,5 @@ def command(parsed: Namespace, options: Options) -> int:
     print(f"{options.file.name} is valid: {', '.join(config.pipelines)}")
     later = [name for name, pipeline in config.pipelines.items() if pipeline.schedule or pipeline.on_retrain]
     if later:
-        print(f"note: nothing starts {', '.join(later)} by itself yet: schedule and on_retrain are only checked")
+        print(f"note: `trtflow up` or `trtflow deploy` starts {', '.join(later)} on schedule or after retraining")
     return 0

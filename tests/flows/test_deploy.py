@@ -1,4 +1,4 @@
-"""`trtflow deploy` against a real Prefect API with a password: what it creates, changes, removes and refuses."""
+"""`trtflow deploy` and `trtflow run` against a real Prefect API with a password."""
 
 import json
 import threading
@@ -11,13 +11,21 @@ from typing import Any
 
 import pytest
 
-from tests.commands import SOURCE, fresh
-from tests.loopback import http
+from tasks.core.outcome import RunOutcome
+from tests.commands import BAD, SOURCE, TINY, fresh
 from tests.prefect_database import Database
 from tests.projects import Finished, Project
 from tests.services import Service, service, wait_for
 
 LOGIN = "me:secret"
+STEPS = {
+    *("inspect", "data", "export", "fold", "judge · exported", "judge · folded", "quantize · fp32", "judge · fp32"),
+    *("build · onnxruntime/fp32", "parity · onnxruntime/fp32", "build · twin/fp32", "parity · twin/fp32"),
+    *("facts", "benchmark", "promote"),
+    *(f"charts · {name}" for name in ("hops", "latency", "pareto", "history")),
+}
+TWIN = {"engines": [{"runtime": "onnxruntime"}, {"runtime": "reference", "name": "twin"}]}
+GATE = {"gates": {"parity": {"onnxruntime/fp32": BAD["gates"]["parity"]["fp32"]}}}
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +51,8 @@ def deploy(project: Project, url: str, *arguments: str, login: str = LOGIN) -> F
 
 def titles(api: Service, project: Project) -> dict[str, dict[str, Any]]:
     """Our deployments by name."""
-    found = ask(api, "deployments")
+    found = api.ask("deployments")
     return {each["name"]: each for each in found if each["path"] == str(project.folder)}
-
-
-def ask(api: Service, kind: str, **question: object) -> list[dict[str, Any]]:
-    answer = http().post(f"{api.url}/{kind}/filter", json=question, auth=("me", "secret"))
-    answer.raise_for_status()
-    found: list[dict[str, Any]] = answer.json()
-    return found
 
 
 @pytest.mark.slow
@@ -81,7 +82,7 @@ def test_it_creates_changes_and_removes_and_nothing_the_second_time(api: Service
     assert titles(api, new)["one"]["id"] == made["one"]["id"]
     assert deploy(new, api.url, "--remove").code == 0
     assert not titles(api, new)
-    assert "tiny" in {found["name"] for found in ask(api, "deployments")}  # of the other YAML
+    assert "tiny" in {found["name"] for found in api.ask("deployments")}  # of the other YAML
 
 
 @pytest.mark.slow
@@ -89,8 +90,7 @@ def test_what_somebody_paused_stays_paused(api: Service, new: Project) -> None:
     new.write(paused={**SOURCE, "schedule": {"cron": "0 3 * * *"}})
     deploy(new, api.url)
     key = titles(api, new)["paused"]["id"]
-    answer = http().post(f"{api.url}/deployments/{key}/pause_deployment", auth=("me", "secret"))
-    answer.raise_for_status()
+    api.post(f"deployments/{key}/pause_deployment", None)
     new.write(paused={**SOURCE, "schedule": {"cron": "0 4 * * *"}})
     assert "~ convert/paused: schedules" in deploy(new, api.url).stdout
     assert titles(api, new)["paused"]["paused"]
@@ -118,7 +118,7 @@ def test_what_is_deployed_while_it_is_up_is_served(api: Service) -> None:
 
         def ended() -> bool:
             question = {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}}
-            runs[:] = ask(api, "flow_runs", flow_runs=question, deployments={"name": {"any_": ["punctual"]}})
+            runs[:] = api.ask("flow_runs", flow_runs=question, deployments={"name": {"any_": ["punctual"]}})
             return bool(runs)
 
         wait_for(ended, lambda: api.text, seconds=180)
@@ -200,3 +200,58 @@ def test_paths_of_projects_are_not_mixed_up(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "a")
     assert Owner(tmp_path / "link/pipelines.yaml").tag in owners
+
+
+def flow_run(api: Service, name: str) -> dict[str, Any]:
+    (found,) = api.ask("flow_runs", flow_runs={"name": {"any_": [name]}})
+    return found
+
+
+def task_runs(api: Service, flow: dict[str, Any], count: int) -> dict[str, dict[str, Any]]:
+    """The task runs of a flow run by name: the server hears of their ends a little later than the client."""
+    found: dict[str, dict[str, Any]] = {}
+
+    def heard() -> bool:
+        found.update((run["name"], run) for run in api.ask("task_runs", flow_runs={"id": {"any_": [flow["id"]]}}))
+        return sum(bool(run["end_time"]) for run in found.values()) >= count
+
+    wait_for(heard, lambda: str(sorted(found)), pause=0.3)
+    return found
+
+
+@pytest.mark.slow
+def test_a_real_server_sees_the_flow_and_each_step(api: Service, done: Project, tmp_path: Path) -> None:
+    project = done  # most steps are cached: what they make is not the point
+    project.write(tiny={**TINY, **TWIN}, bad={**BAD, **TWIN, **GATE})
+    told = ("env", f"PREFECT_API_URL={api.url}", f"PREFECT_API_AUTH_STRING={LOGIN}", f"PREFECT_HOME={tmp_path}")
+
+    finished = project.run("run", "--json", before=told)
+    assert finished.code == 1, finished.stderr
+    _check_what_passed(api, finished.runs["tiny"])
+    _check_what_failed(api, finished.runs["bad"])
+
+
+def _check_what_passed(api: Service, run: RunOutcome) -> None:
+    assert run.status == "passed"
+    flow = flow_run(api, f"tiny · {run.run[-6:]} · manual")
+    assert run.promoted is not None
+    assert (flow["state_type"], flow["state"]["message"]) == ("COMPLETED", run.promoted.reason)
+    assert flow["tags"] == ["fp32", "onnxruntime", "reference", "tiny"]
+    steps = task_runs(api, flow, len(STEPS))
+    assert set(steps) == STEPS
+    assert {step["state_type"] for step in steps.values()} == {"COMPLETED"}
+    assert set(steps["build · onnxruntime/fp32"]["tags"]) == {"tiny", "onnxruntime", "fp32"}
+    assert set(steps["parity · twin/fp32"]["tags"]) == {"tiny", "twin", "reference", "fp32"}
+    needed = {given["id"] for given in steps["fold"]["task_inputs"]["values"]}
+    assert needed == {steps["export"]["id"]}
+
+
+def _check_what_failed(api: Service, run: RunOutcome) -> None:
+    assert [engine.status for engine in run.engines] == ["failed", "passed"]
+    flow = flow_run(api, f"bad · {run.run[-6:]} · manual")
+    assert flow["state_type"] == "FAILED"
+    assert flow["state"]["message"] == f"onnxruntime/fp32: {run.engines[0].reason}"
+    steps = task_runs(api, flow, len(STEPS) - 3)
+    # A single result that was timed has no front, and a first measurement no history.
+    assert set(steps) == STEPS - {"promote", "charts · pareto", "charts · history"}
+    assert {step["state_type"] for step in steps.values()} == {"COMPLETED"}

@@ -1,7 +1,6 @@
 """The Prefect UI in a real browser: what it shows of runs, and that nothing of it leaves the machine."""
 
 import functools
-import http.server
 import io
 import json
 import re
@@ -11,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ import pytest
 from tasks.core.outcome import RunOutcome
 from tests.browser import Tab, opened
 from tests.commands import SOURCE, TORCH, fresh, fresh_torch
+from tests.loopback import http
+from tests.outside import Outside, witnessed
 from tests.pages import browser
 from tests.prefect_database import Database
-from tests.prefect_server import Outside, Server, up, witnessed
 from tests.projects import Project
+from tests.services import Service, starting
 
 # One result is promoted; the other is refused by a gate that it cannot pass, which fails nothing.
 NET = {
@@ -40,7 +42,7 @@ COMPLETED = (33, 157, 75)  # the green of a step that is done
 class World:
     """A server that was told of two runs of `net`: one that passed, and one whose model was damaged."""
 
-    server: Server
+    server: Service
     outside: Outside
     project: Project
     reports: str
@@ -62,11 +64,11 @@ class World:
 def served(folder: Path) -> Iterator[str]:
     """Serve a folder, as a team may serve its store."""
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
+    class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
             del format, args
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
@@ -85,11 +87,11 @@ def world(tmp_path_factory: pytest.TempPathFactory, database: Database) -> Itera
         data = tmp_path_factory.mktemp("data")
         database.put(data)
         environment = {"TRTFLOW_REPORTS_URL": reports, **outside.environment}
-        server = stack.enter_context(up(project, data, environment))
+        server = stack.enter_context(starting(project, "--data", str(data), TMPDIR=str(data), **environment))
         # While the server starts: a history has two measurements. What `up` has running is not left over by this.
         untold = Project(folder).run("run", "net", "--json")
         assert untold.code == 0, untold.stderr
-        server.wait()
+        server.serving()
         passed = server.convert("net", rebenchmark=True)
         record = project.record("net")
         (folder / "linear.onnx").write_bytes(b"damaged")
@@ -148,7 +150,7 @@ def test_the_dashboard_counts_the_runs(world: World, tab: Tab) -> None:
     tab.go(f"{world.server.address}/dashboard")
     shown = tab.show("Flow Runs 2 total", "Task Runs")
     assert "V2 UI" not in shown  # it asks a host of its makers
-    assert world.server.get_page("/ui-settings")["available_uis"] == ["v1"]
+    assert http().get(f"{world.server.address}/ui-settings").json()["available_uis"] == ["v1"]
 
 
 @pytest.mark.slow
