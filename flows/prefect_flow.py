@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import prefect
 import prefect.settings
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal, UnfinishedRun
 from prefect.futures import PrefectFuture
@@ -15,6 +16,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from flows.api import check_api
 from flows.run import Run, drive
 from flows.submit import Result, run_step
+from flows.tag_limits import asked_once
 from flows.ui_artifacts import log_step, shown_in_ui
 from tasks.core.errors import CannotRun, ConfigError, StepError, TrtflowError
 from tasks.core.outcome import RunOutcome
@@ -137,7 +139,7 @@ def run_with_prefect(run: Run, workers: Workers) -> RunOutcome:
 
 def driven(run: Run, workers: Workers) -> "State[Any]":
     """Run the pipeline inside a flow run; what this returns is the state in which the flow run ends."""
-    with shown_in_ui(run):
+    with shown_in_ui(run), get_client(sync_client=True) as client, asked_once(client):
         outcome = drive(run, workers, TaskSubmit(run))
     if outcome.status == "passed":
         return Completed(message=outcome.promoted.reason if outcome.promoted else "passed")

@@ -114,9 +114,11 @@ def benchmark(
     )
     names = tuple(context.store.report(exported).metrics["facts"]["outputs"])  # type: ignore[index,call-overload,arg-type]
 
-    def make(folder: Path) -> Made:
+    def before() -> None:
         homes = {home_of(context, contender.built, contender.run_on) for contender in contenders}
-        context.workers.end_imports(keep=(ONNX, TORCH, *homes))  # none may go on beside the measurement
+        context.workers.end_imports(keep=(ONNX, TORCH, *homes))  # else the host would be waited for until they end
+
+    def make(folder: Path) -> Made:
         feeds = folder / "feeds.safetensors"
         request = PointsRequest(golden=context.file(data, GOLDEN), signature=signature, points=plan.points, feeds=feeds)
         prepared = context.workers.call(ONNX, prepare_points, request)
@@ -140,7 +142,7 @@ def benchmark(
         )
         return Made(params(metrics))
 
-    return context.produce(Work(recipe, make, host="exclusive"))
+    return context.produce(Work(recipe, make, host="exclusive", before=before))
 
 
 def _opening(reply: TimeReply) -> Opening:

@@ -14,7 +14,7 @@ from tasks.core.config import InterpreterConfig, PipelineConfig, RuntimeName
 from tasks.core.digests import canonical, sha256_text
 from tasks.core.elsewhere import made_elsewhere
 from tasks.core.environment import cores, versions_of
-from tasks.core.errors import ArtifactDamaged, NotMade
+from tasks.core.errors import ArtifactDamaged, NotMade, StepError
 from tasks.core.frozen import Frozen
 from tasks.core.locks import HostLock, Mode
 from tasks.core.observations import Observer
@@ -26,6 +26,7 @@ from tasks.runtimes.isolate import Home, Workers
 from tasks.step import StepOptions
 
 _LARGE_BYTES = 512 << 20
+_LOOK_SECONDS = 0.05
 M = TypeVar("M", bound=Frozen)
 Q = TypeVar("Q", bound=Frozen)
 R = TypeVar("R", bound=Frozen)
@@ -64,13 +65,17 @@ class Files:
 
 @dataclass(frozen=True)
 class Work:
-    """How one artifact is to be made; see `Context.produce`. `gpu` is how it holds the GPU, if it uses it."""
+    """How one artifact is to be made; see `Context.produce`.
+
+    `gpu` is how it holds the GPU, if it uses it; `before` is called before host and GPU are waited for.
+    """
 
     recipe: Recipe
     make: Callable[[Path], Made]
     observing: bool = False
     host: Mode = "shared"
     gpu: Mode | None = None
+    before: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,7 @@ class Context:
             return self._planned(work)
 
         def make(folder: Path) -> Made:
+            work.before()
             with self._turn(work):
                 self.journal.computing(recipe.step, recipe.subject)
                 return work.make(folder)
@@ -151,6 +157,16 @@ class Context:
         places = Places(store=self.store.root, project=self.project, out=folder)
         keep_request(folder, home, function, request, places)
         return self.workers.call(home, function, request, scratch=folder / "scratch")
+
+    def warm(self, home: Home) -> None:
+        """Have what a later call needs be imported beside this step; no CPU benchmark begins meanwhile."""
+        threading.Thread(target=self._import, args=(home,), daemon=True).start()
+
+    def _import(self, home: Home) -> None:
+        with contextlib.suppress(StepError), self.host.hold("shared", self.store.stop):  # raises if the run is stopped
+            self.workers.warm(home)
+            while self.workers.importing(home) and not self.store.stop.wait(_LOOK_SECONDS):
+                pass
 
     def link(self, artifact: Artifact, files: Mapping[str, str], folder: Path) -> None:
         """Give files of an artifact that a step left as they are a second name in its folder: `{new name: name}`."""

@@ -35,7 +35,7 @@ def prepare_data(context: Context, signature: Signature) -> Artifact:
 
     def make(folder: Path) -> Made:
         if isinstance(context.config.model, TorchModel) or (data.evaluation and data.evaluation.metric):
-            context.workers.warm(user_home(context.config.model))  # torch's import goes on beside this step
+            context.warm(user_home(context.config.model))  # torch's import goes on beside this step
         reply = context.call(home, collect, request.model_copy(update={"folder": folder}), folder)
         return Made(params(reply.metrics), reply.observed)
 

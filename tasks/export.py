@@ -54,9 +54,9 @@ def _from_torch(context: Context, signature: Signature, data: Artifact) -> Artif
     )
 
     def make(folder: Path) -> Made:
-        context.workers.warm(ONNX)
+        context.warm(ONNX)
         for home in cast_homes(config):  # its import takes as long as an export: let it go on beside this one
-            context.workers.warm(home)
+            context.warm(home)
         request = TorchExportRequest(
             source=source,
             signature=signature,

@@ -4,8 +4,9 @@ import contextlib
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
+from flows.ahead import warm_ahead
 from flows.given import load_given
 from flows.journal import Journal
 from flows.options import Options, chosen, open_store, placed
@@ -68,7 +69,7 @@ def _run_one(run: Run, workers: Workers, parsed: Namespace, options: Options) ->
     """Run and show one pipeline."""
     with Progress(run.pipeline, quiet=options.json) as progress:
         run.journal.changed = progress.changed
-        outcome = _runner(parsed)(run, workers)
+        outcome = _run(parsed, run, workers)
     if not options.json:
         print_outcome(outcome, run.folder, run.report)
     for note in run.notes:
@@ -84,15 +85,16 @@ def _give(run: Run, store: Store, parsed: Namespace) -> None:
     run.config, run.checkpoint = with_checkpoint(run.config, checkpoint), record_of(checkpoint)
 
 
-def _runner(parsed: Namespace) -> Callable[[Run, Workers], RunOutcome]:
+def _run(parsed: Namespace, run: Run, workers: Workers) -> RunOutcome:
     if not (parsed.prefect or os.environ.get("PREFECT_API_URL")):
-        return run_pipeline
+        return run_pipeline(run, workers)
+    warm_ahead(run, workers)
     from flows.prefect_settings import keep_quiet
 
     keep_quiet()
     from flows.prefect_flow import run_with_prefect
 
-    return run_with_prefect
+    return run_with_prefect(run, workers)
 
 
 def _print_json(runs: list[Run], options: Options) -> None:

@@ -49,6 +49,12 @@ class Workers:
         with suppress(WorkerError):
             self._zygote(home)
 
+    def importing(self, home: Home) -> bool:
+        """Whether what was started for a home is still being imported."""
+        with self._lock:
+            zygote = self._zygotes.get(home)
+            return not self._closed and zygote is not None and zygote.importing()
+
     def end_imports(self, keep: Collection[Home]) -> None:
         """End what is still being imported, but for those to keep. What has been imported is idle, and stays."""
         with self._lock:
