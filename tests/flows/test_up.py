@@ -130,6 +130,19 @@ def test_gc_keeps_what_the_yaml_says(up: Service) -> None:
 
 
 @pytest.mark.slow
+def test_a_limit_on_a_tag_is_kept(up: Service) -> None:
+    limit = up.post("v2/concurrency_limits/", {"name": "tag:reference", "limit": 1})
+    up.ends(up.start_run("convert/tiny"), "COMPLETED")
+    acquired = {"event": {"name": ["prefect.concurrency-limit.acquired"]}}
+
+    def limited() -> set[str]:
+        events = up.post("events/filter", {"filter": acquired})["events"]
+        return {event["resource"]["prefect.resource.id"] for event in events}
+
+    wait_for(lambda: limited() == {f"prefect.concurrency-limit.{limit['id']}"}, lambda: str(limited()), pause=0.5)
+
+
+@pytest.mark.slow
 def test_the_server_refuses_what_the_form_does_not_take(up: Service) -> None:
     for parameters in ({"precisions": ["fp9"]}, {"verify": "maybe"}, {"file": "x"}, {"metadata": 1}):
         with pytest.raises(httpx.HTTPStatusError, match="409"):
