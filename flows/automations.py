@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from flows.deployments import Json, Owner, gc_name
-from flows.events import EVENT, deployment_title, resource_id, trigger_name
+from flows.events import EVENT, TEMPLATE, deployment_title, resource_id, trigger_name
 from tasks.core.config import Config, NotifyConfig
 from tasks.core.errors import ConfigError
 
@@ -91,13 +91,20 @@ def _on_event(pipeline: str) -> Automation:
     }
     parameters: Json = {
         "checkpoint": _text("{{ event.payload.checkpoint }}"),
-        "sha256": _value("(event.payload.sha256 | string) if event.payload.sha256 else none"),
-        "metadata": _value("event.payload.metadata if event.payload.metadata is mapping else {}"),
+        "sha256": _value(f"none if {_absent('sha256')} else event.payload.sha256 | string"),
+        "metadata": _value(
+            f"{{}} if {_absent('metadata')} else event.payload.metadata if event.payload.metadata is mapping "
+            f"and '{TEMPLATE}' not in (event.payload.metadata | tojson) else {{'': 'of no use'}}"
+        ),
         "occurred": _text("{{ event.occurred.isoformat() }}"),
         "event": _text("{{ event.id }}"),
     }
     action: Json = {"type": "run-deployment", "source": "selected", "parameters": parameters}
     return Automation(trigger_name(pipeline), trigger, action, runs=deployment_title(pipeline))
+
+
+def _absent(name: str) -> str:
+    return f"event.payload.{name} is undefined or event.payload.{name} is none"
 
 
 def _text(template: str) -> Json:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.api import Api, Json
+from tasks.core.errors import TrtflowError
 from tasks.core.files import write_atomically
 from tasks.core.outcome import RunRecord
 
@@ -44,17 +45,24 @@ class Claims:
 
         A patient caller leaves it to the run's own last word, which may be under way, until it asks a second time.
         """
-        settled = []
+        settled: list[Settled] = []
+        refused: list[TrtflowError] = []
         for claim in sorted(self.folder.glob("[0-9a-f]*")):
             if _alive(claim):
                 continue
             if patient and claim.name not in self._dead:
                 self._dead.add(claim.name)
                 continue
-            found = self._settle(api, claim.name)
+            try:
+                found = self._settle(api, claim.name)
+            except TrtflowError as error:  # it is asked again, and the others are not kept waiting
+                refused.append(error)
+                continue
             settled += [found] if found else []
             claim.unlink(missing_ok=True)
             self._dead.discard(claim.name)
+        if refused and not settled:
+            raise refused[0]
         return settled
 
     def release(self, api: Api, deployments: list[str]) -> list[Settled]:

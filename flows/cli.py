@@ -233,7 +233,7 @@ def _operation_options(up: ArgumentParser, deploy: ArgumentParser) -> None:
     add(
         "--host", default="127.0.0.1", help="address that the server listens at (default: 127.0.0.1, this machine only)"
     )
-    add("--port", type=_count, default=4200, help="its port (default: 4200)")
+    add("--port", type=_port, default=4200, help="its port (default: 4200)")
     add("--data", metavar="FOLDER", help="its database and logs (default: .trtflow beside the YAML)")
     add("--at-once", type=_count, metavar="N", help="runs at once (default: 2, or a quarter of the cores)")
     deploy.add_argument("--dry-run", action="store_true", help="only say what would change")
@@ -273,6 +273,12 @@ def _size(text: str) -> int:
     if found is None:
         raise ArgumentTypeError(f"{text!r} is no size: write it as 20GB, 1.5TB or 512MiB")
     return found
+
+
+def _port(text: str) -> int:
+    if _count(text) > 65535:  # noqa: PLR2004 - the last one
+        raise ArgumentTypeError(f"{text} is no port: the last one is 65535")
+    return int(text)
 
 
 def _count(text: str) -> int:

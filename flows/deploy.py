@@ -18,7 +18,7 @@ from tasks.core.errors import ConfigError
 
 T = TypeVar("T")
 R = TypeVar("R")
-Verb = Literal["create", "change", "remove"]
+Verb = Literal["create", "change", "remove", "keep"]
 # SQLite takes one write at a time: more callers than this only wait.
 _AT_ONCE = 4
 _FLOWS = ("convert", "gc")
@@ -81,7 +81,9 @@ def deploy(api: Api, registration: Registration, *, dry_run: bool = False) -> De
     gone = {title: each for title, each in found.deployments.items() if title not in titles}
     changes = [Change("create", each.title) for each in missing]
     changes += [Change("change", title, tuple(what)) for title, what in changed.items() if what]
-    changes += [Change("remove", title) for title in gone]
+    busy = _at_work(api, gone)
+    changes += [Change("keep", title, ("paused", "a run of it is at work: deploy again")) for title in busy]
+    changes += [Change("remove", title) for title in gone if title not in busy]
     ids = {title: str(each["id"]) for title, each in found.deployments.items() if title in titles}
     if not dry_run:
         stale = [each for each in wanted if each in missing or changed[each.title]]
@@ -90,8 +92,28 @@ def deploy(api: Api, registration: Registration, *, dry_run: bool = False) -> De
         bodies = {each.name: each.body(owner, ids, blocks) for each in registration.automations}
         changes += _automations(api, found, bodies, dry_run=dry_run)
     if not dry_run:  # last: an automation that starts what is gone would fail
-        _each(lambda each: api.change("DELETE", "/deployments/{id}", str(each["id"]), {}), gone.values())
+        _each(lambda title: _take_away(api, str(gone[title]["id"]), paused=title in busy), gone)
     return Deployed(tuple(changes), ids)
+
+
+def _at_work(api: Api, gone: dict[str, Json]) -> set[str]:
+    """Those with a live run: without its deployment, a server cannot set the run's last state."""
+    if not gone:
+        return set()
+    live = api.all(
+        "/flow_runs/filter",
+        flow_runs={"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}},
+        deployments={"id": {"any_": [each["id"] for each in gone.values()]}},
+    )
+    busy = {run["deployment_id"] for run in live}
+    return {title for title, each in gone.items() if each["id"] in busy}
+
+
+def _take_away(api: Api, key: str, *, paused: bool) -> None:
+    if paused:
+        api.change("PATCH", "/deployments/{id}", key, {"paused": True})
+    else:
+        api.change("DELETE", "/deployments/{id}", key, {})
 
 
 def ids_of(api: Api, owner: Owner) -> dict[str, str]:

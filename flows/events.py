@@ -8,12 +8,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from pathlib import Path
 from uuid import UUID, uuid4
 
+from flows.paths import absolute_path
 from tasks.core.errors import ConfigError
 
 EVENT = "model.retrained"
+# What a Prefect server does not hand on as it is.
+TEMPLATE = "__prefect_kind"
 # A Prefect server takes events of up to 1.5 MB; what a trigger hands on becomes a parameter, shown in a form.
 _MOST_METADATA = 64_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -65,9 +67,11 @@ class Retrained:
         if not self.checkpoint.strip() or not self.checkpoint.isprintable():
             raise ConfigError(f"{self.checkpoint!r:.99} names no checkpoint", "give a path or a URL")
         if not is_url(self.checkpoint):
-            object.__setattr__(self, "checkpoint", str(Path(self.checkpoint).expanduser().absolute()))
+            object.__setattr__(self, "checkpoint", str(absolute_path(self.checkpoint)))
         if self.sha256 is not None:
             object.__setattr__(self, "sha256", checked_sha256(self.sha256))
+        if not self.pipeline or "/" in self.pipeline:
+            raise ConfigError(f"{self.pipeline!r:.99} is no pipeline", "give its name in the YAML")
         _check_metadata(self.metadata)
         if self.occurred.tzinfo is None:
             raise ConfigError(f"{self.occurred} is a time of no time zone", "give occurred=datetime.now(timezone.utc)")
@@ -100,5 +104,19 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
     for key, value in metadata.items():
         if not all(isinstance(text, str) for text in (key, value)):  # a training job is checked by no types
             raise ConfigError(f"metadata {key!r:.99} is {value!r:.99}", "give names and values as texts")
+        if not _is_unicode(key + value):
+            raise ConfigError(f"metadata {key!r:.99} is not in UTF-8", "give names and values as texts")
+        if key == TEMPLATE:
+            raise ConfigError(
+                f"metadata cannot be called {TEMPLATE}", "a Prefect server reads it as a template: rename it"
+            )
     if len(json.dumps(dict(metadata))) > _MOST_METADATA:
         raise ConfigError(f"the metadata is longer than {_MOST_METADATA} bytes", "put it in a file, and send its name")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

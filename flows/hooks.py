@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from flows.events import Retrained, checked_sha256, deployment_title, is_url, trigger_name
+from flows.paths import absolute_path
 from flows.prefect_http import PrefectHttp
 from tasks.core.errors import ConfigError
 
@@ -61,9 +62,11 @@ def model_retrained(
 def digest_of(checkpoint: str, sha256: str | None) -> str | None:
     """The digest of a file here; of a URL, what the caller says. Raise ConfigError where they differ."""
     given = None if sha256 is None else checked_sha256(sha256)
-    if is_url(checkpoint) and not checkpoint.startswith("file:///"):
+    if is_url(checkpoint) and not checkpoint.startswith(("file:///", "local:///")):
         return given
-    path = Path(checkpoint.removeprefix("file://")).expanduser()
+    path = absolute_path(checkpoint.removeprefix("file://").removeprefix("local://"))
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ConfigError(f"the checkpoint {checkpoint!r} is no file", "give the path of a file")
     try:
         with path.open("rb") as stream:
             found = _sha256(stream)

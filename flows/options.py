@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from flows.authority import authority_of
+from flows.paths import absolute_path
 from tasks.core.config import Config, PipelineConfig
 from tasks.core.errors import ConfigError, RemoteRefused, StoreError, Where
 from tasks.core.store import Store
@@ -90,7 +91,7 @@ def _cache_folder(options: Options) -> Path:
     """Where copies of remote stores are kept, a folder for each."""
     named = options.cache or os.environ.get("TRTFLOW_CACHE")
     if named:
-        return Path(named).expanduser().absolute()
+        return absolute_path(named)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache").absolute() / "trtflow"
 

@@ -2,7 +2,9 @@
 
 import logging
 import os
+from urllib.parse import urlsplit
 
+_HERE = ("127.0.0.1", "localhost", "::1")
 _DEFAULTS = {
     # Its server reports to its makers unless told not to.
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -16,8 +18,18 @@ def keep_quiet() -> None:
     """Switch telemetry off, unless the user has set it, and do not tell twice what the progress tells."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    _ask_this_machine_directly()
     for handler in logging.getLogger().handlers:
         handler.addFilter(_is_news)
+
+
+def _ask_this_machine_directly() -> None:
+    """Have a proxy of the environment left out for a server on this machine: no proxy leads back here."""
+    if urlsplit(os.environ.get("PREFECT_API_URL", "")).hostname not in _HERE:
+        return
+    for name in ("NO_PROXY", "no_proxy"):
+        told = [part for part in os.environ.get(name, "").split(",") if part]
+        os.environ[name] = ",".join([*told, *(host for host in _HERE if host not in told)])
 
 
 def what_is_off() -> str:

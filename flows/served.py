@@ -17,6 +17,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Failed
 
 from flows.environment import CACHE, FILE, STORE
+from flows.events import TEMPLATE
 from flows.journal import Journal
 from flows.options import Options, chosen, open_store
 from flows.prefect_flow import driven, runner_of_tasks
@@ -116,6 +117,10 @@ def _asked(
         raise ConfigError("the event names no checkpoint", 'send payload: {"checkpoint": "/path/or/URL"}')
     if sha256 is not None and not _SHA256.fullmatch(sha256):
         raise ConfigError(f"the sha256 {sha256!r:.99} is no digest", "send 64 hexadecimal digits")
+    if "" in metadata:  # as the trigger hands on what it cannot
+        raise ConfigError(
+            "the event's metadata is no JSON object that can be kept", f"send names and values, none {TEMPLATE}"
+        )
     # What a sender by plain HTTP may have written as numbers is kept as text.
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
     return Retrained(checkpoint, sha256.lower() if sha256 else None, occurred, texts)

@@ -159,6 +159,9 @@ def _version_at(server: Server) -> str:
 
 def _check_database(database: Path) -> None:
     """Refuse what a newer Prefect made; keep a copy of what an older one made, which the server will change."""
+    if unusable := set(str(database)) & set("?#%"):
+        what = f"Prefect opens no database below a folder with {' or '.join(sorted(unusable))} in its path: {database}"
+        raise ConfigError(what, "give another folder with --data")
     if not database.exists():
         return
     from importlib.metadata import version

@@ -117,7 +117,7 @@ class Serving:
             poller = runner._scheduled_run_poller
             poller._resolve_starter = lambda flow_run: self._starter(runner, flow_run)
             while not stop.is_set():
-                for key, (_, name) in self.deployments.items():
+                for key, (_, name) in list(self.deployments.items()):
                     runner._deployment_registry.register_deployment(key, name)
                 try:
                     await poller._get_and_submit_flow_runs()

@@ -109,8 +109,8 @@ def superseded_by(flow_run: UUID, digest: str | None = None) -> Verdict | None:
             return None
         if digest is not None:
             client.update_flow_run_labels(flow_run, {DIGEST: digest})
-        run = replace(_announced(own, own.name), standing="running", digest=digest)
-        others = [_announced(other, own.name) for other in _others(client, own.deployment_id)]
+        run = replace(announced(own, own.name), standing="running", digest=digest)
+        others = [announced(other, own.name) for other in _others(client, own.deployment_id)]
         verdict = decide(run, others)
         newest = verdict.by if verdict and verdict.kind == "superseded" else run
         if newest is not run or digest is not None:  # until it is fetched, its checkpoint may be none
@@ -162,7 +162,7 @@ def _page(
     return client.read_flow_runs(flow_run_filter=asked, sort=sort, limit=_PAGE, offset=offset)
 
 
-def _announced(run: "FlowRun", name: str) -> Announced:
+def announced(run: "FlowRun", name: str) -> Announced:
     """Read a run; `name` is that of one of the same deployment, which began and so has its lasting name."""
     state, parameters = run.state, run.parameters
     standing: Standing = _STANDINGS.get(state.type.value, "cancelled") if state else "waiting"
@@ -173,7 +173,7 @@ def _announced(run: "FlowRun", name: str) -> Announced:
         str(run.id),
         _lasting_name(run, name) if standing == "waiting" else run.name,
         standing,
-        _occurred(parameters),
+        _heard(run),
         str(parameters.get("event") or ""),
         str(digest) if digest else None,
         run.start_time,
@@ -184,6 +184,12 @@ def _lasting_name(run: "FlowRun", name: str) -> str:
     """Prefect makes up a name for a run that waits, and gives it its own when it begins."""
     pipeline, separator, _ = name.partition(" · ")
     return f"{pipeline} · {str(run.id)[-6:]} · retrained" if separator else run.name
+
+
+def _heard(run: "FlowRun") -> datetime | None:
+    """When its event occurred, at the latest when the server heard of it: a sender's clock may be ahead."""
+    occurred = _occurred(run.parameters)
+    return min(occurred, run.created) if occurred and run.created else occurred
 
 
 def _occurred(parameters: dict[str, Any]) -> datetime | None:

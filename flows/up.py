@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from flows.api import Api, open_api
+from flows.api import Api, open_api, told_api
 from flows.claims import Claims, Settled, scheduled, set_state
 from flows.commands.deploy import show
 from flows.deploy import Registration, deploy, ids_of
 from flows.deployments import Owner
 from flows.options import Options, open_store
+from flows.paths import absolute_path
 from flows.server import Server
 from tasks.core.config import Config
 from tasks.core.errors import ConfigError, TrtflowError
@@ -162,9 +163,9 @@ class _Session:
         self._lost = True
 
     def look(self) -> None:
-        """Put states right, and serve what was deployed since."""
-        _tell_settled(self.serving.claims.settle(self.api))
+        """Serve what was deployed since, and put states right."""
         self.serving.update(ids_of(self.api, self.owner))
+        _tell_settled(self.serving.claims.settle(self.api))
         if self._lost:
             _say("the Prefect API answers again")
         self._lost = False
@@ -176,7 +177,7 @@ def _for_flow_runs(options: Options) -> dict[str, str]:
 
     store = options.store
     if store is not None and "://" not in store:
-        store = str(Path(store).expanduser().absolute())
+        store = str(absolute_path(store))
     given = {FILE: str(options.file), STORE: store, CACHE: options.cache}
     return {name: text for name, text in given.items() if text is not None}
 
@@ -184,8 +185,14 @@ def _for_flow_runs(options: Options) -> dict[str, str]:
 @contextlib.contextmanager
 def _only_one(folder: Path) -> Iterator[IO[str]]:
     """Hold the folder's lock, which ends with the process that has it, however that ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / ".gitignore").write_text("*\n")
+    try:
+        new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        if new:  # else it may be a folder of the user's
+            (folder / ".gitignore").write_text("*\n")
+    except OSError as error:
+        what = f"nothing can be kept in {folder}: {error.strerror}"
+        raise ConfigError(what, "give another folder with --data") from error
     with (folder / "up.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -201,7 +208,7 @@ def _only_one(folder: Path) -> Iterator[IO[str]]:
 
 
 def _ui(server: Server | None) -> str:
-    return server.address if server else os.environ["PREFECT_API_URL"].removesuffix("/").removesuffix("/api")
+    return server.address if server else told_api(os.environ["PREFECT_API_URL"]).removesuffix("/").removesuffix("/api")
 
 
 def _tell_settled(settled: list[Settled]) -> None:

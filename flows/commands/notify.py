@@ -2,11 +2,11 @@
 
 import json
 from argparse import Namespace
-from pathlib import Path
 
 from flows.events import Retrained, is_url
 from flows.hooks import Server, model_retrained
 from flows.options import Options, chosen
+from flows.paths import absolute_path
 from flows.prefect_http import PrefectHttp
 from flows.retrained import check_checkpoint, why_unseen
 from flows.roots import roots_of
@@ -23,7 +23,7 @@ def command(parsed: Namespace, options: Options) -> int:
         where = locate(options.file, ["pipelines", parsed.name])
         raise ConfigError("this pipeline does not wait for retrained checkpoints", "add on_retrain: true", where)
     given = parsed.checkpoint
-    checkpoint = given if is_url(given) else str(Path(given).expanduser().absolute())
+    checkpoint = given if is_url(given) else str(absolute_path(given))
     check_checkpoint(checkpoint, roots_of(config, parsed.name, options.project))
     unknown = "" if not is_url(checkpoint) else why_unseen(checkpoint)
     if unknown:

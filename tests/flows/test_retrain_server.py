@@ -188,26 +188,29 @@ def records(up: Service, pipeline: str) -> list[Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("checkpoint", "sha256", "message"),
+    ("payload", "message"),
     [
-        ("/etc/hostname", None, "lies below none of the roots"),
-        ("{}/linear.onnx", "0" * 64, "was announced"),
-        (None, None, "the event names no checkpoint"),
+        ({"checkpoint": "/etc/hostname"}, "lies below none of the roots"),
+        ({"checkpoint": "linear.onnx", "sha256": "0" * 64}, "was announced"),
+        ({"checkpoint": "linear.onnx", "sha256": ""}, "is no digest"),
+        ({"checkpoint": "linear.onnx", "metadata": "epoch 12"}, "metadata is no JSON object"),
+        ({"checkpoint": "linear.onnx", "metadata": {"a": {"__prefect_kind": "jinja"}}}, "metadata is no JSON object"),
+        ({}, "the event names no checkpoint"),
     ],
 )
-def test_a_wrong_event_ends_as_a_run_that_says_so(
-    up: Service, checkpoint: str | None, sha256: str | None, message: str
-) -> None:
+def test_a_wrong_event_ends_as_a_run_that_says_so(up: Service, payload: dict[str, Any], message: str) -> None:
     """Sent past the senders, which would refuse it."""
-    before = len(runs_of(up, "posted"))
+    if "checkpoint" in payload:
+        payload = {**payload, "checkpoint": str(up.project.folder / payload["checkpoint"])}
     body = {
         "event": "model.retrained",
         "id": os.urandom(16).hex(),
         "occurred": datetime.now(UTC).isoformat(),
         "resource": {"prefect.resource.id": "trtflow.pipeline.posted"},
-        "payload": {"checkpoint": checkpoint.format(up.project.folder), "sha256": sha256} if checkpoint else {},
+        "payload": payload,
     }
+    before = len(runs_of(up, "posted"))
     up.post("events", [body])
-    runs = ended(up, "posted", before + 1)
-    assert runs[-1]["state_type"] == "FAILED"
-    assert message in runs[-1]["state"]["message"]
+    found = ended(up, "posted", before + 1)
+    assert found[-1]["state_type"] == "FAILED"
+    assert message in found[-1]["state"]["message"]

@@ -4,10 +4,12 @@ import itertools
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import get_args
+from uuid import uuid4
 
 import pytest
+from prefect.client.schemas.objects import FlowRun
 
-from flows.superseded import Announced, Standing, Verdict, decide, outdone
+from flows.superseded import Announced, Standing, Verdict, announced, decide, outdone
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 STANDINGS: tuple[Standing, ...] = get_args(Standing)
@@ -126,3 +128,11 @@ def test_only_what_waits_and_is_older_is_outdone() -> None:
     others = [run(minute, standing, f"{minute}{standing}") for minute in (None, 1, 9) for standing in STANDINGS]
     assert [each.id for each in outdone(ME, [ME, *others])] == ["1waiting"]
     assert outdone(run(None, "running"), others) == []
+
+
+def test_a_time_ahead_of_the_server_counts_as_when_it_was_heard_of() -> None:
+    given = {"occurred": "2099-01-01T00:00:00+00:00"}
+    ahead = FlowRun(flow_id=uuid4(), parameters=given, created=NOON, name="net · 1 · retrained")
+    assert announced(ahead, ahead.name).occurred == NOON
+    behind = ahead.model_copy(update={"parameters": {"occurred": "2001-01-01T00:00:00+00:00"}})
+    assert announced(behind, behind.name).occurred == datetime(2001, 1, 1, tzinfo=UTC)

@@ -184,6 +184,30 @@ def test_a_server_that_is_killed_comes_back_and_the_run_goes_on(up: Service) -> 
 
 
 @pytest.mark.slow
+def test_a_pipeline_that_goes_while_it_runs_is_taken_away_behind_it(up: Service) -> None:
+    file = up.project.folder / "pipelines.yaml"
+    before = file.read_text()
+    key = hold(up)
+    config = yaml.safe_load(before)
+    del config["pipelines"]["slow"]
+    file.write_text(yaml.safe_dump(config))
+    assert "= convert/slow: paused, a run of it is at work" in deployed(up)
+    release(up)
+    up.ends(key, "COMPLETED")
+    assert "- convert/slow" in deployed(up)
+    file.write_text(before)
+    assert "+ convert/slow" in deployed(up)
+
+
+def deployed(up: Service) -> str:
+    """What `trtflow deploy` says."""
+    asked = up.project.start("deploy", before=("env", f"PREFECT_API_URL={up.url}", "WEBHOOK=http://127.0.0.1:9/"))
+    out, err = asked.communicate(timeout=60)
+    assert asked.returncode == 0, err
+    return out
+
+
+@pytest.mark.slow
 def test_a_run_that_is_cancelled_ends_as_cancelled(up: Service) -> None:
     key = hold(up)
     pid = process_of(up, key)
@@ -250,6 +274,29 @@ def test_a_copy_is_kept_of_the_database_of_an_older_prefect(new: Project, capsys
     assert str(kept) in capsys.readouterr().err
     with contextlib.closing(sqlite3.connect(kept)) as copied:
         assert copied.execute("SELECT version_num FROM alembic_version").fetchall() == [("9725c1cbee35",)]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--data", "~nobody-of-that-name/x"), "is no path"),
+        (("--data", "pipelines.yaml"), "nothing can be kept in"),
+        (("--data", "a?b"), "opens no database"),
+        (("--port", "99999"), "the last one is 65535"),
+    ],
+)
+def test_a_place_that_is_none_is_told(new: Project, given: tuple[str, str], said: str) -> None:
+    finished = new.execute("up", *given)
+    assert (finished.code, said in finished.stderr) == (2, True), finished.stderr
+
+
+def test_a_folder_of_the_users_keeps_its_gitignore(new: Project) -> None:
+    (new.folder / ".gitignore").write_text("secret.key\n")
+    told = ("env", "PREFECT_API_URL=http://me:hidden@127.0.0.1:9/api")
+    finished = new.execute("up", "--data", ".", before=told)
+    assert (finished.code, "hidden" in finished.stderr) == (1, False), finished.stderr
+    assert "the Prefect API at http://127.0.0.1:9/api does not answer" in finished.stderr
+    assert (new.folder / ".gitignore").read_text() == "secret.key\n"
 
 
 def test_a_webhook_whose_variable_is_not_set_is_told_before_anything_starts(tmp_path: Path) -> None:

@@ -1,0 +1,13 @@
+"""A path as somebody wrote it. Standard library only: a training job imports this."""
+
+from pathlib import Path
+
+from tasks.core.errors import ConfigError
+
+
+def absolute_path(text: str) -> Path:
+    """The path from /, with `~` read; raise ConfigError for what is none."""
+    try:
+        return Path(text).expanduser().absolute()
+    except (RuntimeError, ValueError) as error:  # "~name" of a user that is not here
+        raise ConfigError(f"{text!r:.99} is no path: {error}", "write it from /") from error
