@@ -132,7 +132,8 @@ def test_only_what_waits_and_is_older_is_outdone() -> None:
 
 def test_a_time_ahead_of_the_server_counts_as_when_it_was_heard_of() -> None:
     given = {"occurred": "2099-01-01T00:00:00+00:00"}
-    ahead = FlowRun(flow_id=uuid4(), parameters=given, created=NOON, name="net · 1 · retrained")
+    fields = {"flow_id": uuid4(), "parameters": given, "created": NOON, "name": "net · 1 · retrained"}
+    ahead = FlowRun.model_validate(fields)
     assert announced(ahead, ahead.name).occurred == NOON
     behind = ahead.model_copy(update={"parameters": {"occurred": "2001-01-01T00:00:00+00:00"}})
     assert announced(behind, behind.name).occurred == datetime(2001, 1, 1, tzinfo=UTC)
