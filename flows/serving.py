@@ -9,6 +9,8 @@ import multiprocessing
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,11 +45,15 @@ POLL_SECONDS = 0.5
 _PREFETCH_SECONDS = 1.0
 _CANCEL_SECONDS = 2.0
 _STOP_SECONDS = 30.0
+# multiprocessing has a socket in the temporary folder, and a kernel takes 107 bytes of its path: 32 are its own.
+_LONGEST, _SHORT = 75, "/tmp"  # noqa: S108 - a folder that is ours alone is made in it
 _context = multiprocessing.get_context("forkserver")
 
 
 def warm_up() -> None:
     """Start the process that flow runs are forked from; it has the environment of now."""
+    if len(tempfile.gettempdir()) > _LONGEST:
+        multiprocessing.current_process()._config["tempdir"] = tempfile.mkdtemp(prefix="trtflow-", dir=_SHORT)  # type: ignore[attr-defined]
     _context.set_forkserver_preload(list(forked.PRELOAD))
     multiprocessing.forkserver.ensure_running()
 
@@ -56,6 +62,8 @@ def cool_down() -> None:
     """End that process, and the one that multiprocessing keeps beside it, and wait until they are gone."""
     multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
     multiprocessing.resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
+    if folder := multiprocessing.current_process()._config.pop("tempdir", None):  # type: ignore[attr-defined]
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass

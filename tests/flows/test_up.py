@@ -58,7 +58,8 @@ def heard() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory, heard: tuple[str, list[dict[str, Any]]]) -> Iterator[Service]:
     """Served for all tests of this file, in their order: the last ones kill it."""
-    project = project_in(tmp_path_factory.mktemp("up") / "project", "$WEBHOOK")
+    deep = tmp_path_factory.mktemp("up") / ("deep" * 20)  # deeper than the path of a socket may be
+    project = project_in(deep / "project", "$WEBHOOK")
     with service(project, WEBHOOK=heard[0]) as started:
         yield started
 
