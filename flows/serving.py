@@ -5,6 +5,7 @@ started, and its loop, which gives up after three failed polls) is not public: d
 """
 
 import asyncio
+import atexit
 import multiprocessing
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
@@ -53,7 +54,9 @@ _context = multiprocessing.get_context("forkserver")
 def warm_up() -> None:
     """Start the process that flow runs are forked from; it has the environment of now."""
     if len(tempfile.gettempdir()) > _LONGEST:
-        multiprocessing.current_process()._config["tempdir"] = tempfile.mkdtemp(prefix="trtflow-", dir=_SHORT)  # type: ignore[attr-defined]
+        folder = tempfile.mkdtemp(prefix="trtflow-", dir=_SHORT)
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        multiprocessing.current_process()._config["tempdir"] = folder  # type: ignore[attr-defined]
     _context.set_forkserver_preload(list(forked.PRELOAD))
     multiprocessing.forkserver.ensure_running()
 
@@ -62,8 +65,6 @@ def cool_down() -> None:
     """End that process, and the one that multiprocessing keeps beside it, and wait until they are gone."""
     multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
     multiprocessing.resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
-    if folder := multiprocessing.current_process()._config.pop("tempdir", None):  # type: ignore[attr-defined]
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass
