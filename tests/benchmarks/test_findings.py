@@ -17,7 +17,7 @@ def test_a_finding_is_counted_by_its_place_and_the_target_goes_on() -> None:
             raise ValueError(drawn)
 
     target = Target("numbers", st.integers(-1000, 1000), check)
-    found = fuzz.run_target(target, Namespace(minutes=0.01, seed=1))
+    found = fuzz.run_target(target, Namespace(minutes=0.05, seed=1))
     assert isinstance(found["examples"], int)
     findings = found["findings"]
     assert isinstance(findings, list)
