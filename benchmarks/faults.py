@@ -36,6 +36,7 @@ from tasks.core.environment import environment
 from tasks.core.errors import StoreError
 from tasks.core.outcome import RunOutcome, RunsOutcome
 from tasks.core.store import NOT_STEPS, read_report
+from tests.processes import marked
 
 ROOT = Path(__file__).resolve().parents[1]
 PIPELINE = "digits"
@@ -149,23 +150,15 @@ class Arena:
     def alive(self) -> list[str]:
         """Processes of any run, once they had time to go."""
         deadline = time.monotonic() + GRACE_SECONDS
-        while (found := self._processes()) and time.monotonic() < deadline:
+        while (found := marked(f"{MARK}={self.mark}")) and time.monotonic() < deadline:
             time.sleep(0.05)
         return list(found.values())
 
     def end(self) -> None:
         """Leave nothing running when this script is interrupted."""
-        for pid in self._processes():
+        for pid in marked(f"{MARK}={self.mark}"):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-    def _processes(self) -> dict[int, str]:
-        found = {}
-        for process in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):  # it has ended by now
-                if f"{MARK}={self.mark}".encode() in (process / "environ").read_bytes():
-                    found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        return found
 
     def hidden(self) -> list[str]:
         """Unfinished work in the store."""

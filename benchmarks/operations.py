@@ -12,7 +12,6 @@ beside      what computes beside CPU benchmarks (`beside.py`), with a `kill -9` 
 import argparse
 import json
 import os
-import shutil
 import signal
 import statistics
 import subprocess
@@ -27,12 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.beside import Recorder  # noqa: E402 - found by the line above
+from benchmarks.digits_alone import digits_alone  # noqa: E402
 from flows.hooks import Server, model_retrained  # noqa: E402
 from tasks.core.environment import environment  # noqa: E402
 from tests.commands import SOURCE  # noqa: E402
@@ -68,13 +67,8 @@ def main() -> None:
 
 def _project(folder: Path) -> Project:
     """The digits example, and ten pipelines that take a moment, all converted after every retraining."""
-    (folder / "models").mkdir(parents=True)
-    for name in ("digits.py", "digits.safetensors"):
-        shutil.copy(ROOT / "models" / name, folder / "models")
+    project, digits = digits_alone(folder)
     onnx.save(linear("batch"), folder / "linear.onnx")
-    digits = yaml.safe_load((ROOT / "pipelines.yaml").read_text())["pipelines"]["digits"]
-    digits |= {"engines": [{"runtime": "onnxruntime"}], "on_retrain": True}
-    project = Project(folder)
     small = {**SOURCE, "benchmark": {"seconds": 0.3, "baselines": False}, "on_retrain": True}
     project.write(digits=digits, **dict.fromkeys(BURST, small))
     return project
@@ -184,12 +178,18 @@ def _burst(up: Service) -> dict[str, Any]:
 
 def _announce(up: Service, number: int, begin: float) -> str:
     pipeline = BURST[number % len(BURST)]
-    path = up.project.folder / f"{pipeline}-{number}.onnx"
-    model = linear("batch")
-    model.graph.name = path.stem
-    onnx.save(model, path)
+    path = _checkpoint(up, f"{pipeline}-{number}")
     time.sleep(max(0.0, begin + number * 0.2 - time.monotonic()))
     return str(model_retrained(pipeline, path, server=Server(up.url)).id)
+
+
+def _checkpoint(up: Service, name: str) -> Path:
+    """An ONNX file that is like no other."""
+    path = up.project.folder / f"{name}.onnx"
+    model = linear("batch")
+    model.graph.name = name
+    onnx.save(model, path)
+    return path
 
 
 def _runs(up: Service, pipeline: str) -> list[dict[str, Any]]:
@@ -258,10 +258,7 @@ def _asked(up: Service, number: int) -> str:
     """Start a run of `digits`, or of a small pipeline, that finds nothing of what it is to make."""
     if number % 3 == 0:
         return up.start_run("convert/digits", rebenchmark=True)
-    path = up.project.folder / f"beside-{number}.onnx"
-    model = linear("batch")
-    model.graph.name = path.stem
-    onnx.save(model, path)
+    path = _checkpoint(up, f"beside-{number}")
     return up.start_run(f"convert/{BURST[number]}", checkpoint=str(path))
 
 

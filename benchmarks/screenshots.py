@@ -4,7 +4,6 @@ make screenshots                                  # of minilm, into a store of i
 .venv/bin/python benchmarks/screenshots.py --store artifacts --pipeline digits
 """
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,9 +11,9 @@ from argparse import ArgumentParser
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-PICTURES = ROOT / "docs" / "screenshots"
-LARGEST_BYTES = 400_000
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.pictures import PICTURES, ROOT, browser, check_size
+
 _OFFLINE = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND"),
@@ -53,21 +52,23 @@ def main() -> None:
 
 
 def _take(picture: Picture, profile: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        sys.exit("no chromium on PATH (Debian, Ubuntu: apt install chromium)")
     path = PICTURES / f"{picture.name}.png"
     dark = ("--force-dark-mode", "--blink-settings=preferredColorScheme=0") if picture.dark else ()
     size = f"--window-size={picture.width},{picture.height}"
     subprocess.run(
-        [browser, *_OFFLINE, *dark, f"--user-data-dir={profile}", size, f"--screenshot={path}", picture.page.as_uri()],
+        [
+            browser(),
+            *_OFFLINE,
+            *dark,
+            f"--user-data-dir={profile}",
+            size,
+            f"--screenshot={path}",
+            picture.page.as_uri(),
+        ],
         check=True,
         capture_output=True,
     )
-    taken = path.stat().st_size
-    if taken > LARGEST_BYTES:
-        sys.exit(f"{path} takes {taken} bytes, more than {LARGEST_BYTES}: take a smaller part of the page")
-    print(f"{path.relative_to(ROOT)}: {taken} bytes")
+    check_size(path)
 
 
 if __name__ == "__main__":

@@ -3,23 +3,18 @@
 make ui-screenshots
 """
 
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import yaml
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from benchmarks.digits_alone import digits_alone
+from benchmarks.pictures import PICTURES, browser, check_size
+from tests.browser import Tab, opened
+from tests.services import Service, service
 
-from tests.browser import Tab, opened  # noqa: E402 - found by the line above
-from tests.projects import Project  # noqa: E402
-from tests.services import Service, service  # noqa: E402
-
-PICTURES = ROOT / "docs" / "screenshots"
-LARGEST_BYTES = 400_000
 WIDTH = 1400
 METADATA = (
     "[...document.querySelectorAll('.schema-form-property')].find("
@@ -30,28 +25,15 @@ SUBMIT = "document.querySelector('button[type=submit]')"
 
 def main() -> None:
     """Run twice, then take every picture."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        sys.exit("no chromium on PATH (Debian, Ubuntu: apt install chromium)")
+    chromium = browser()  # before anything is run
     with tempfile.TemporaryDirectory() as temporary:
-        project = _project(Path(temporary) / "project")
-        with service(project) as server, opened(browser) as tab:
+        project, digits = digits_alone(Path(temporary) / "project")
+        project.write(digits={**digits, "schedule": {"cron": "0 3 * * *"}})
+        with service(project) as server, opened(chromium) as tab:
             server.convert("digits")
             again = server.convert("digits", rebenchmark=True)
             assert again["state_type"] == "COMPLETED", again["state"]
             _take_all(server, tab, again)
-
-
-def _project(folder: Path) -> Project:
-    """The digits example on its own, converted every night and after every retraining."""
-    (folder / "models").mkdir(parents=True)
-    for name in ("digits.py", "digits.safetensors"):
-        shutil.copy(ROOT / "models" / name, folder / "models")
-    config = yaml.safe_load((ROOT / "pipelines.yaml").read_text())
-    digits = {**config["pipelines"]["digits"], "engines": [{"runtime": "onnxruntime"}]}
-    project = Project(folder)
-    project.write(digits={**digits, "schedule": {"cron": "0 3 * * *"}, "on_retrain": True})
-    return project
 
 
 def _take_all(server: Service, tab: Tab, run: dict[str, Any]) -> None:
@@ -80,10 +62,7 @@ def _take_all(server: Service, tab: Tab, run: dict[str, Any]) -> None:
 def _take(tab: Tab, name: str, height: int) -> None:
     path = PICTURES / f"{name}.png"
     tab.picture(path, WIDTH, height)
-    taken = path.stat().st_size
-    if taken > LARGEST_BYTES:
-        sys.exit(f"{path} takes {taken} bytes, more than {LARGEST_BYTES}: take a smaller part of the page")
-    print(f"{path.relative_to(ROOT)}: {taken} bytes")
+    check_size(path)
 
 
 if __name__ == "__main__":

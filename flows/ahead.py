@@ -1,9 +1,10 @@
 """Begins what the first steps wait for while Prefect is imported: the import of either takes seconds on one core."""
 
+from dataclasses import replace
+
 from flows.journal import Journal
 from flows.run import Run
 from flows.submit import ThreadSubmit
-from tasks.context import Context
 from tasks.core.config import TorchModel
 from tasks.core.errors import NotMade, TrtflowError
 from tasks.data import prepare_data
@@ -18,8 +19,7 @@ def warm_ahead(run: Run, workers: Workers) -> None:
     if not isinstance(run.config.model, TorchModel):
         return
     journal = Journal()
-    interpreters = run.options.interpreters
-    context = Context(run.pipeline, run.config, run.store, workers, journal, dry=True, interpreters=interpreters)
+    context = replace(run.context(workers), journal=journal, dry=True)
     try:
         with ThreadSubmit(journal) as submit:
             signature = signature_of(run.pipeline, run.config, None)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import JsonValue
 
 from tasks.core.errors import ConfigError, TrtflowError
+from tasks.core.remote_errors import told_url
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -66,12 +67,7 @@ class Api:
 def unreachable(url: str, reason: object) -> TrtflowError:
     """What is said of an API that does not answer."""
     cure = f"start it (trtflow up, or prefect server start), correct PREFECT_API_URL, {_HERE}"
-    return TrtflowError(f"the Prefect API at {told_api(url)} does not answer: {reason}", cure)
-
-
-def told_api(url: str) -> str:
-    """The address in a message: without a user name and password."""
-    return re.sub(r"^([a-z+]+://)[^/]*@", r"\1", url)
+    return TrtflowError(f"the Prefect API at {told_url(url)} does not answer: {reason}", cure)
 
 
 @contextlib.contextmanager
@@ -107,7 +103,7 @@ def check_api(url: str) -> str:
     if answer.status_code in (401, 403):
         cure = "set PREFECT_API_AUTH_STRING=user:password as the server has it in PREFECT_SERVER_API_AUTH_STRING"
         raise ConfigError(
-            f"the Prefect API at {told_api(url)} does not let us in ({answer.status_code})", f"{cure}, {_HERE}"
+            f"the Prefect API at {told_url(url)} does not let us in ({answer.status_code})", f"{cure}, {_HERE}"
         )
     found = re.fullmatch(r'"(\d+)\.(\d+)\.[^"]*"', answer.text.strip())
     if answer.is_error or found is None:
@@ -127,7 +123,7 @@ def _check_version(url: str, theirs: str) -> None:
     how = "older" if other < mine else "newer"
     cure = f"upgrade the server to {ours}, or install prefect=={theirs} here" if how == "older" else "upgrade trtflow"
     raise ConfigError(
-        f"the Prefect server at {told_api(url)} is {theirs}, {how} than the {ours} that runs here", f"{cure}, {_HERE}"
+        f"the Prefect server at {told_url(url)} is {theirs}, {how} than the {ours} that runs here", f"{cure}, {_HERE}"
     )
 
 

@@ -51,7 +51,7 @@ def automations_of(config: Config, owner: Owner, environment: Mapping[str, str])
     made = [_on_event(name) for name, pipeline in config.pipelines.items() if pipeline.on_retrain]
     told: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for name, pipeline in config.pipelines.items():
-        _add(told, pipeline.notify or config.notify, f"convert/{name}", environment)
+        _add(told, pipeline.notify or config.notify, deployment_title(name), environment)
     if config.keep:
         _add(told, config.notify, f"gc/{gc_name(owner)}", environment)
     made += [_notify(address, on, tuple(titles)) for (address, on), titles in told.items()]
@@ -108,11 +108,11 @@ def _absent(name: str) -> str:
 
 
 def _text(template: str) -> Json:
-    return {"__prefect_kind": "jinja", "template": template}
+    return {TEMPLATE: "jinja", "template": template}
 
 
 def _value(expression: str) -> Json:
-    return {"__prefect_kind": "json", "value": _text("{{ (" + expression + ") | tojson }}")}
+    return {TEMPLATE: "json", "value": _text("{{ (" + expression + ") | tojson }}")}
 
 
 def _zombies(owner: Owner) -> Automation:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import prefect
 import prefect.settings
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal, UnfinishedRun
 from prefect.futures import PrefectFuture
@@ -139,7 +138,7 @@ def run_with_prefect(run: Run, workers: Workers) -> RunOutcome:
 
 def driven(run: Run, workers: Workers) -> "State[Any]":
     """Run the pipeline inside a flow run; what this returns is the state in which the flow run ends."""
-    with shown_in_ui(run), get_client(sync_client=True) as client, asked_once(client):
+    with shown_in_ui(run), asked_once():
         outcome = drive(run, workers, TaskSubmit(run))
     if outcome.status == "passed":
         return Completed(message=outcome.promoted.reason if outcome.promoted else "passed")

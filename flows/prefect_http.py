@@ -17,6 +17,7 @@ Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | Non
 _DEFAULT = "http://127.0.0.1:4200/api"
 _TIMEOUT_S = 20.0
 _POLL_S = 1.0
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _BUSY = frozenset({502, 503, 504})
 _HERE = "or convert it in this process, without a server: trtflow run NAME --checkpoint PATH"
 
@@ -88,7 +89,7 @@ class PrefectHttp:
             time.sleep(_POLL_S)
 
     def _send(self, request: urllib.request.Request) -> bytes:
-        here = urlsplit(self.url).hostname in ("127.0.0.1", "localhost", "::1")  # behind no proxy
+        here = urlsplit(self.url).hostname in LOOPBACK  # behind no proxy
         handlers = [_NoRedirect(), *([urllib.request.ProxyHandler({})] if here else [])]
         with urllib.request.build_opener(*handlers).open(request, timeout=_TIMEOUT_S) as answer:
             content: bytes = answer.read()

@@ -4,7 +4,8 @@ import logging
 import os
 from urllib.parse import urlsplit
 
-_HERE = ("127.0.0.1", "localhost", "::1")
+from flows.prefect_http import LOOPBACK
+
 _DEFAULTS = {
     # Its server reports to its makers unless told not to.
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -25,11 +26,11 @@ def keep_quiet() -> None:
 
 def _ask_this_machine_directly() -> None:
     """Have a proxy of the environment left out for a server on this machine: no proxy leads back here."""
-    if urlsplit(os.environ.get("PREFECT_API_URL", "")).hostname not in _HERE:
+    if urlsplit(os.environ.get("PREFECT_API_URL", "")).hostname not in LOOPBACK:
         return
     for name in ("NO_PROXY", "no_proxy"):
         told = [part for part in os.environ.get(name, "").split(",") if part]
-        os.environ[name] = ",".join([*told, *(host for host in _HERE if host not in told)])
+        os.environ[name] = ",".join([*told, *(host for host in LOOPBACK if host not in told)])
 
 
 def what_is_off() -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+from tasks.core.config import KeepConfig
 from tasks.core.outcome import RunRecord
 from tasks.core.source_names import CHECKPOINTS
 
@@ -18,6 +19,11 @@ class Rules:
     keep_runs: int
     keep_days: float | None = None
     max_bytes: int | None = None
+
+    @classmethod
+    def of(cls, keep: KeepConfig) -> "Rules":
+        """Those of the YAML."""
+        return cls(keep.runs, keep.days, keep.max_bytes)
 
 
 class Inventory(Protocol):

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 from flows.events import checked_sha256, is_url
-from flows.roots import Roots, check_url, local_path, told_url
+from flows.roots import Roots, check_url, local_path
 from tasks.core.config import OnnxModel, PipelineConfig
 from tasks.core.digests import SourceDigests, canonical, sha256_text
 from tasks.core.errors import ConfigError, StepError, StoreError
@@ -26,6 +26,7 @@ from tasks.core.files import link_or_copy, remove_tree, store_errors, sync_folde
 from tasks.core.locks import file_lock
 from tasks.core.outcome import CheckpointRecord
 from tasks.core.remote import check_url as check_driver
+from tasks.core.remote_errors import told_url
 from tasks.core.source_names import CHECKPOINTS
 from tasks.core.store import Store
 from tasks.core.sweep import remove_whatever

@@ -6,9 +6,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from flows.events import is_url
+from flows.paths import absolute_path
 from tasks.core.config import Config, OnnxModel
 from tasks.core.errors import ConfigError
-from tasks.core.remote_errors import shown
+from tasks.core.remote_errors import shown, told_url
 
 _LOCAL = re.compile(r"(?:file|local)://")
 
@@ -55,18 +56,7 @@ def local_path(text: str, base: Path) -> Path | None:
         raise ConfigError(f"{text!r:.99} is no path", "correct it")
     if found and not plain.startswith("/"):
         raise ConfigError(f"{text!r:.99} names a host", "write file:///FOLDER, with three slashes")
-    try:
-        return base / Path(plain).expanduser()
-    except RuntimeError as error:  # "~name" of a user that is not here
-        raise ConfigError(f"{text!r:.99} is no path: {error}", "write it from /") from error
-
-
-def told_url(url: str) -> str:
-    """A URL in a message: without a password, and on one line."""
-    try:
-        return shown(url) if url.isprintable() else f"{url!r}"
-    except ValueError:  # half an address
-        return f"{url!r}"
+    return absolute_path(plain, base)
 
 
 def check_url(url: str, roots: Roots | None) -> None:

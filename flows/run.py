@@ -85,6 +85,19 @@ class Run:
             self.options.authority,
         )
 
+    def context(self, workers: Workers) -> Context:
+        """What its steps are handed."""
+        return Context(
+            self.pipeline,
+            self.config,
+            self.store,
+            workers,
+            self.journal,
+            again=self.options.again,
+            resume=self.options.resume,
+            interpreters=self.options.interpreters,
+        )
+
     @property
     def folder(self) -> Path:
         """Folder of the run's record."""
@@ -119,19 +132,9 @@ def run_pipeline(run: Run, workers: Workers) -> RunOutcome:
 
 def drive(run: Run, workers: Workers, submit: Submit) -> RunOutcome:
     """Run the DAG. What ends it early is recorded; an interruption and a wrong YAML are also raised again."""
-    options = run.options
     if run.checkpoint is not None:
         run.note(f"made from the checkpoint {run.checkpoint.given} (sha256 {run.checkpoint.sha256})")
-    context = Context(
-        run.pipeline,
-        run.config,
-        run.store,
-        workers,
-        run.journal,
-        again=options.again,
-        resume=options.resume,
-        interpreters=options.interpreters,
-    )
+    context = run.context(workers)
     with contextlib.ExitStack() as held:
         return _drive(run, context, submit, held)
 

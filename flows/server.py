@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.server_process import end_with_parent
 from tasks.core.errors import ConfigError, TrtflowError
 
 if TYPE_CHECKING:
@@ -211,6 +210,3 @@ def _copy(database: Path, kept: Path) -> None:
         contextlib.closing(sqlite3.connect(kept)) as target,
     ):
         source.backup(target)
-
-
-__all__ = ["Server", "end_with_parent"]

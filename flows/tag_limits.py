@@ -9,17 +9,18 @@ from contextlib import contextmanager
 from typing import Any
 
 from prefect import task_engine
-from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.orchestration import get_client
 
 _MOST = 200  # that a server tells at once
 
 
 @contextmanager
-def asked_once(client: SyncPrefectClient) -> Iterator[None]:
+def asked_once() -> Iterator[None]:
     """Have tasks wait for limits of those tags only that have one now."""
     engine: Any = task_engine  # what is replaced is not public
     acquire = engine._concurrency
-    found = client.read_global_concurrency_limits(limit=_MOST)
+    with get_client(sync_client=True) as client:
+        found = client.read_global_concurrency_limits(limit=_MOST)
     limited = {limit.name for limit in found} if len(found) < _MOST else None
 
     def acquire_limited(names: list[str], **given: Any) -> Any:  # noqa: ANN401 - as Prefect calls it

@@ -26,8 +26,7 @@ def flow() -> "State[Any]":
             raise ConfigError(
                 "the YAML has no `keep` any more", "run `trtflow deploy`, which takes this deployment away"
             )
-        rules = Rules(config.keep.runs, config.keep.days, config.keep.max_bytes)
         store = open_store(options, config)
-        return Completed(message=collect_all(store, list(config.pipelines), rules))
+        return Completed(message=collect_all(store, list(config.pipelines), Rules.of(config.keep)))
     except TrtflowError as error:
         return Failed(message=str(error))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from flows.api import Api, open_api, told_api
+from flows.api import Api, open_api
 from flows.claims import Claims, Settled, scheduled, set_state
 from flows.commands.deploy import show
 from flows.deploy import Registration, deploy, ids_of
@@ -22,6 +22,7 @@ from flows.paths import absolute_path
 from flows.server import Server
 from tasks.core.config import Config
 from tasks.core.errors import ConfigError, TrtflowError
+from tasks.core.remote_errors import told_url
 
 if TYPE_CHECKING:
     from flows.serving import Serving
@@ -208,7 +209,7 @@ def _only_one(folder: Path) -> Iterator[IO[str]]:
 
 
 def _ui(server: Server | None) -> str:
-    return server.address if server else told_api(os.environ["PREFECT_API_URL"]).removesuffix("/").removesuffix("/api")
+    return server.address if server else told_url(os.environ["PREFECT_API_URL"]).removesuffix("/").removesuffix("/api")
 
 
 def _tell_settled(settled: list[Settled]) -> None:

@@ -22,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from flows import cli
 from tasks.core.outcome import EngineOutcome, RunOutcome, RunRecord, RunsOutcome
 from tests.kept import ZYGOTES
+from tests.processes import marked
 
 ROOT = Path(__file__).resolve().parents[1]
 # No ModelOpt, no torch, next to no timing: what is left is what the tests are about.
@@ -125,17 +126,11 @@ class Project:
         hidden = [path for path in self.store.rglob(".*") if path.suffix in (".partial", ".lock")]
         scratch = self.store.rglob("scratch")
         temporary = [path for path in self.temporary.iterdir() if path.name not in _HOST_LOCK]
-        return [*map(str, (*hidden, *scratch, *temporary)), *self._processes(), *ZYGOTES.at_work()]
-
-    def _processes(self) -> list[str]:
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                ours = f"{_MARK}={self.mark}".encode() in (process / "environ").read_bytes()
-                found += [(process / "cmdline").read_bytes().replace(b"\0", b" ").decode()] if ours else []
-            except OSError:  # it has ended by now
-                continue
-        return found
+        return [
+            *map(str, (*hidden, *scratch, *temporary)),
+            *marked(f"{_MARK}={self.mark}").values(),
+            *ZYGOTES.at_work(),
+        ]
 
     def record(self, pipeline: str) -> RunRecord:
         """The newest run.json of a pipeline."""

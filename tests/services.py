@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import httpx
 
 from tests.loopback import http
+from tests.processes import marked
 from tests.projects import ROOT, Project
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -108,7 +108,7 @@ class Service:
 
     def server_process(self) -> int:
         """The process id of its server."""
-        (found,) = [pid for pid, command in processes(self.project.mark) if "flows.server_process" in command]
+        (found,) = [pid for pid, command in marked(self.project.mark).items() if "flows.server_process" in command]
         return found
 
     def stop(self, signum: int = signal.SIGINT) -> int:
@@ -125,18 +125,6 @@ def wait_for(
     while not happened():
         assert time.monotonic() < deadline, told()
         time.sleep(pause)
-
-
-def processes(mark: str) -> list[tuple[int, str]]:
-    """Every process that was started from a project, with its command."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark.encode() in (process / "environ").read_bytes():
-                found.append((int(process.name), (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()))
-        except OSError:  # it has ended by now
-            continue
-    return found
 
 
 def free_port() -> int:
@@ -170,7 +158,7 @@ def starting(project: Project, *arguments: str, **environment: str) -> Iterator[
     try:
         yield started
     finally:
-        for pid, _ in processes(project.mark):
+        for pid in marked(project.mark):
             os.kill(pid, signal.SIGKILL)
         process.wait()
         for reader in readers:

@@ -65,7 +65,7 @@ def rules_of(config: Config, parsed: Namespace) -> Rules:
     """What to keep: as the command line says, all of it by the YAML if that says nothing."""
     given = (parsed.keep_runs, parsed.keep_days, parsed.max_size)
     if config.keep is not None and given == (None, None, None):
-        return Rules(config.keep.runs, config.keep.days, config.keep.max_bytes)
+        return Rules.of(config.keep)
     return Rules(parsed.keep_runs or 10, parsed.keep_days, parsed.max_size)
 
 

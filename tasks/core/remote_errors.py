@@ -36,6 +36,14 @@ def shown(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
+def told_url(url: str) -> str:
+    """A URL in a message: without a password, and on one line."""
+    try:
+        return shown(url) if url.isprintable() else f"{url!r}"
+    except ValueError:  # half an address
+        return f"{url!r}"
+
+
 def translated(error: Exception, url: str, doing: str) -> StoreError:
     """The error to raise for one that a driver raised while it was `doing` something."""
     place = f"the store at {shown(url)}"

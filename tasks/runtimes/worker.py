@@ -248,12 +248,12 @@ def main(arguments: list[str]) -> NoReturn:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     _die_with_parent(control)
     failed = _preload(arguments[1:])
+    gc.collect()  # before it says that it is ready: a benchmark may begin then
+    gc.freeze()
     fcntl.fcntl(control, fcntl.F_SETFL, fcntl.fcntl(control, fcntl.F_GETFL) & ~os.O_ASYNC)
     control.sendall(encode(failed or Done()))
     if failed:
         os._exit(1)
-    gc.collect()
-    gc.freeze()
     Forker(control).serve()
 
 

@@ -15,8 +15,9 @@ import yaml
 
 from flows.server import Server
 from tests.commands import BAD, SOURCE, TINY, fresh
+from tests.processes import marked
 from tests.projects import Project
-from tests.services import Service, free_port, processes, receiver, service, wait_for
+from tests.services import Service, free_port, receiver, service, wait_for
 
 # A conversion that stays where it is for as long as there is a file `hold`.
 _SLOW = """
@@ -224,7 +225,7 @@ def test_after_a_kill_states_are_true_and_what_was_stopped_waits_to_go_on(up: Se
     killed = hold(up)
     up.process.kill()
     up.process.wait()
-    wait_for(lambda: processes(up.project.mark) == [], lambda: str(processes(up.project.mark)))
+    wait_for(lambda: marked(up.project.mark) == {}, lambda: str(marked(up.project.mark)))
 
     with service(up.project, WEBHOOK="http://127.0.0.1:9/") as again:
         run = again.ends(killed, "CRASHED")
@@ -235,7 +236,7 @@ def test_after_a_kill_states_are_true_and_what_was_stopped_waits_to_go_on(up: Se
         assert steps["inspect"]  # the only one that was done when it was killed
         stopped = hold(again)
         assert again.stop() == 0, again.text
-        assert processes(up.project.mark) == []
+        assert marked(up.project.mark) == {}
         assert "1 runs were stopped; they go on when `trtflow up` is started again" in again.text
     assert not [path for path in up.project.store.rglob(".*") if path.suffix in (".partial", ".lock")]
     with contextlib.closing(sqlite3.connect(up.project.folder / ".trtflow/prefect.db")) as database:
