@@ -1,7 +1,7 @@
 """Records what ran beside each CPU benchmark on this machine: who held the host's lock, and what others computed.
 
 Nothing of trtflow is asked. Who holds the lock is what the kernel says (/proc/locks), and what a process computed is
-its processor time (/proc/PID/stat, ticks of 10 ms), looked at every 20 ms.
+its processor time (the kernel's clock of it, in nanoseconds), looked at every 20 ms.
 """
 
 import os
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SAMPLE_SECONDS = 0.02
-_TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
+_WORKER = "tasks.runtimes.worker"
 
 
 @dataclass
@@ -34,6 +34,7 @@ class Recorder:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._commands: dict[int, str] = {}
+        self._parents: dict[int, int] = {}
         self._used: dict[int, float] = {}
         self.stretches: list[Alone] = []
 
@@ -57,14 +58,13 @@ class Recorder:
     def _watch(self) -> None:
         current: Alone | None = None
         while not self._stop.wait(SAMPLE_SECONDS):
-            holder, now = self.holder(), time.monotonic()
-            spent = self._spent()
-            if current and current.holder == holder:
+            holder, now, spent = self.holder(), time.monotonic(), self._spent()
+            if holder is None or self.holder() != holder:  # it changed while the clocks were read
+                current = None
+            elif current and current.holder == holder:
                 current.seconds = now - current.began
                 for pid, seconds in spent.items():
-                    current.seconds_of[self._role(pid, current.holder)] += seconds
-            elif holder is None:
-                current = None
+                    current.seconds_of[self._role(pid, holder)] += seconds
             else:
                 current = Alone(holder, now)
                 self.stretches.append(current)
@@ -74,10 +74,9 @@ class Recorder:
         spent = {}
         for pid in self._ours():
             try:
-                row = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                used = time.clock_gettime(_clock_of(pid))
             except OSError:  # it has ended
                 continue
-            used = (int(row[11]) + int(row[12])) * _TICK_SECONDS
             spent[pid] = used - self._used.get(pid, used)
             self._used[pid] = used
         return spent
@@ -88,27 +87,32 @@ class Recorder:
             try:
                 ours = self._mark in Path(f"/proc/{pid}/environ").read_bytes()
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+                parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
                 continue
             self._commands[pid] = command if ours else ""
+            self._parents[pid] = parent  # as it was first seen: what is left of a killed run gets another one
         return [pid for pid in there if self._commands.get(pid)]
 
     def _role(self, pid: int, holder: int) -> str:
-        command = self._commands[pid]
-        if self._below(pid, holder):
+        line = self._line(pid)
+        workers = sum(_WORKER in self._commands.get(ancestor, "") for ancestor in line)
+        if holder in line:
             return "the benchmark itself"
-        if "tasks.runtimes.worker" in command:
-            return "steps of other runs"
-        if "flows.server_process" in command:
+        if workers:
+            return "steps of other runs" if workers > 1 else "importers of other runs, idle or ending"
+        if "flows.server_process" in self._commands[pid]:
             return "the Prefect server"
-        return "trtflow up" if "flows.cli" in command else "flow runs that wait or start"
+        return "trtflow up" if "flows.cli" in self._commands[pid] else "flow runs that wait or start"
 
-    def _below(self, pid: int, ancestor: int) -> bool:
-        while pid > 1:
-            if pid == ancestor:
-                return True
-            try:
-                pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                return False
-        return False
+    def _line(self, pid: int) -> list[int]:
+        """A process, its parent, and so on; a step is a worker that a worker forked."""
+        line = [pid]
+        while line[-1] in self._parents:
+            line.append(self._parents[line[-1]])
+        return line
+
+
+def _clock_of(pid: int) -> int:
+    """The clock of a process's processor time: clock_getcpuclockid(3) of Linux, which Python does not have."""
+    return (~pid << 3) | 2

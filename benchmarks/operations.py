@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -236,22 +236,25 @@ def _beside(up: Service) -> dict[str, Any]:
     spent: Counter[str] = Counter()
     for stretch in stretches:
         spent.update(stretch.seconds_of)
-    other = spent["steps of other runs"]
     return {
         "states": Counter(ended),
         "benchmarks": len(stretches),
         "seconds_held_alone": round(total, 2),
-        "processor_seconds": {name: round(seconds, 2) for name, seconds in sorted(spent.items())},
+        "processor_seconds": _rounded(spent),
         "stretches": [
             {
                 "seconds": round(stretch.seconds, 2),
                 "killed": stretch.holder == killed,
-                "processor_seconds": {name: round(seconds, 2) for name, seconds in sorted(stretch.seconds_of.items())},
+                "processor_seconds": _rounded(stretch.seconds_of),
             }
             for stretch in stretches
         ],
-        "holds": other == 0,
+        "holds": spent["steps of other runs"] == 0,
     }
+
+
+def _rounded(seconds_of: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(seconds, 3) for name, seconds in sorted(seconds_of.items())}
 
 
 def _asked(up: Service, number: int) -> str:
