@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from http import HTTPStatus
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
@@ -26,7 +27,7 @@ from tasks.core.files import link_or_copy, remove_tree, store_errors, sync_folde
 from tasks.core.locks import file_lock
 from tasks.core.outcome import CheckpointRecord
 from tasks.core.remote import check_url as check_driver
-from tasks.core.remote_errors import told_url
+from tasks.core.remote_errors import told_url, without_queries
 from tasks.core.source_names import CHECKPOINTS
 from tasks.core.store import Store
 from tasks.core.sweep import remove_whatever
@@ -92,9 +93,11 @@ def why_unseen(url: str) -> str:
         fs, path = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
         fs.info(path)
     except FileNotFoundError as error:
+        if refusal := _refusal(error):
+            return f"{told} cannot be looked at from here: {_said(refusal):.300}"
         raise ConfigError(f"there is no checkpoint {told}", "correct the URL") from error
     except Exception as error:  # noqa: BLE001 - whatever a driver raises: the sender may have no login, and need none
-        return f"{told} cannot be looked at from here: {str(error) or type(error).__name__:.300}"
+        return f"{told} cannot be looked at from here: {_said(error):.300}"
     return ""
 
 
@@ -221,14 +224,26 @@ def _url_chunks(source: _Source) -> Generator[bytes, None, None]:
         with fs.open(path, "rb") as stream:
             yield from _read(stream)
     except FileNotFoundError as error:
+        if refusal := _refusal(error):
+            raise _unreachable(source.told, refusal) from error
         raise ConfigError(f"there is no checkpoint {source.told}", "correct the URL") from error
     except Exception as error:  # a driver raises what its libraries raise: there is no common class
         raise _unreachable(source.told, error) from error
 
 
-def _unreachable(told: str, error: Exception) -> ConfigError:
-    said = str(error) or type(error).__name__
-    return ConfigError(f"the checkpoint {told} cannot be fetched: {said:.500}", "check the URL, the network, the login")
+def _refusal(error: FileNotFoundError) -> BaseException | None:
+    """Why a web server hands no file out, unless it is that there is none: fsspec calls either missing."""
+    cause = error.__cause__
+    return cause if getattr(cause, "status", HTTPStatus.NOT_FOUND) != HTTPStatus.NOT_FOUND else None
+
+
+def _unreachable(told: str, error: BaseException) -> ConfigError:
+    cure = "check the URL, the network, the login"
+    return ConfigError(f"the checkpoint {told} cannot be fetched: {_said(error):.500}", cure)
+
+
+def _said(error: BaseException) -> str:
+    return without_queries(str(error)) or type(error).__name__
 
 
 def _cached(source: _Source, expected: str | None, cache: Cache) -> Checkpoint | None:

@@ -1,4 +1,7 @@
-"""The process of the Prefect server that `trtflow up` starts: it ends with the process that started it."""
+"""The process of a Prefect server: `python -m flows.server_process HOST PORT [PARENT]`.
+
+`trtflow up` starts it, and is the PARENT that it ends with; a service manager starts it without one.
+"""
 
 import ctypes
 import functools
@@ -62,8 +65,9 @@ def remember_time_zones() -> None:
 
 def main() -> None:
     """Serve on the host and port of the command line."""
-    host, port, parent = sys.argv[1:]
-    end_with_parent(int(parent), signal.SIGTERM)
+    host, port, *parent = sys.argv[1:]
+    if parent:
+        end_with_parent(int(parent[0]), signal.SIGTERM)
     import uvicorn
 
     write_in_turn()

@@ -100,12 +100,13 @@ class Up:
             serving = Serving(claims, self.limit or default_limit())
             serving.update(done.ids)
             _say(f"UI: {_ui(self.server)}")
-            _say(f"serving {len(done.ids)} deployments, {serving.limit} runs at once; Ctrl-C stops all of it")
+            served, at_once = _counted(len(done.ids), "deployment"), _counted(serving.limit, "run")
+            _say(f"serving {served}, {at_once} at once; Ctrl-C stops all of it")
             stopped = asyncio.run(self._until_stopped(_Session(api, serving, self.registration.owner)))
             for flow_run in stopped:
                 set_state(api, flow_run, scheduled("stopped with `trtflow up`; goes on when it is started again"))
         if stopped:
-            _say(f"{len(stopped)} runs were stopped; they go on when `trtflow up` is started again")
+            _say(f"{_counted(len(stopped), 'run')} stopped, to go on when `trtflow up` is started again")
         _say("stopped")
         return 0
 
@@ -206,6 +207,10 @@ def _only_one(folder: Path) -> Iterator[IO[str]]:
         lock.write(f"process {os.getpid()}\n")
         lock.flush()
         yield lock
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _ui(server: Server | None) -> str:

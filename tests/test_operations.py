@@ -36,4 +36,4 @@ def test_a_unit_starts_a_command_that_there_is(unit: Path) -> None:
         parsed = cli._parser().parse_args(arguments)
         assert parsed.data == "/srv/trtflow/.trtflow"
     else:
-        assert arguments[:2] == ["server", "start"]
+        assert arguments[:2] == ["-m", "flows.server_process"]

@@ -16,7 +16,7 @@ UNITS = sorted((ROOT / "docs" / "systemd").glob("*.service"))
 def test_systemd_has_nothing_to_say_against_them(tmp_path: Path) -> None:
     for unit in UNITS:
         text = unit.read_text(encoding="utf-8")
-        for program in ("trtflow", "prefect"):  # what is not installed there, it would name
+        for program in ("trtflow", "python"):  # what is not installed there, it would name
             text = text.replace(f"/opt/trtflow/.venv/bin/{program}", sys.executable)
         (tmp_path / unit.name).write_text(text, encoding="utf-8")
     verified = subprocess.run(

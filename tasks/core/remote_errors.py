@@ -1,6 +1,7 @@
 """What went wrong between here and a remote store, in one paragraph, whichever driver said it in whichever way."""
 
 import errno
+import re
 from urllib.parse import urlsplit, urlunsplit
 
 from tasks.core.errors import RemoteRefused, StoreError
@@ -28,6 +29,7 @@ _NO_ANSWER = frozenset(
     }
 )
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_QUERY = re.compile(r"(\w://[^\s?'\"]*\?)[^\s'\"]+")
 
 
 def shown(url: str) -> str:
@@ -37,11 +39,16 @@ def shown(url: str) -> str:
 
 
 def told_url(url: str) -> str:
-    """A URL in a message: without a password, and on one line."""
+    """A URL in a message: without a password, without what signs it, and on one line."""
     try:
-        return shown(url) if url.isprintable() else f"{url!r}"
+        return without_queries(shown(url)) if url.isprintable() else f"{url!r}"
     except ValueError:  # half an address
         return f"{url!r}"
+
+
+def without_queries(text: str) -> str:
+    """A message without the queries of the URLs in it: that of a pre-signed one opens the file to whoever reads it."""
+    return _QUERY.sub(r"\1...", text)
 
 
 def translated(error: Exception, url: str, doing: str) -> StoreError:

@@ -8,7 +8,7 @@ import pytest
 
 from tasks.core.errors import RemoteRefused, StoreError
 from tasks.core.remote import Remote, check_url
-from tasks.core.remote_errors import shown
+from tasks.core.remote_errors import shown, told_url, without_queries
 from tests.s3_server import S3Server, start_server
 
 
@@ -67,6 +67,9 @@ def test_a_url_that_cannot_be_opened_is_refused(url: str, message: str, cure: st
 
 def test_passwords_in_a_url_are_not_told() -> None:
     assert shown("sftp://me:secret@host/folder") == "sftp://host/folder"
+    assert told_url("https://me:secret@host/a.pt?X-Amz-Signature=secret#secret") == "https://host/a.pt?..."
+    said = "403, message='Forbidden', url='https://host/a.pt?sig=secret' (why?)"
+    assert without_queries(said) == "403, message='Forbidden', url='https://host/a.pt?...' (why?)"
 
 
 def test_a_bucket_that_is_not_there_is_told(s3: str) -> None:

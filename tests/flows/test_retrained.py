@@ -6,6 +6,7 @@ import os
 import threading
 import uuid
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,7 +16,7 @@ import onnx
 import pytest
 from onnx import external_data_helper
 
-from flows.retrained import Cache, cache_of, fetched, with_checkpoint
+from flows.retrained import Cache, cache_of, fetched, record_of, why_unseen, with_checkpoint
 from flows.roots import Roots, roots_of
 from tasks.core.config import Config
 from tasks.core.errors import ConfigError, StoreError
@@ -54,6 +55,45 @@ def cache(place: Path) -> Cache:
 @pytest.fixture
 def roots(place: Path) -> Roots:
     return Roots(place, (place / "in",), ("memory://models/net", "s3://bucket"))
+
+
+class _Signed(BaseHTTPRequestHandler):
+    """Answers who has the right signature."""
+
+    def do_GET(self) -> None:
+        right = self.path == "/a.pt?sig=right"
+        self.send_response(200 if right else 403)
+        self.send_header("Content-Length", "4" if right else "0")
+        self.end_headers()
+        if right and self.command == "GET":
+            self.wfile.write(b"good")
+
+    do_HEAD = do_GET  # noqa: N815 - as BaseHTTPRequestHandler looks for it
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+        del format, args
+
+
+@pytest.fixture
+def signed() -> Iterator[str]:
+    """The address of a server of pre-signed URLs."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Signed) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/a.pt"
+        server.shutdown()
+
+
+def test_what_signs_a_url_is_neither_recorded_nor_told(cache: Cache, signed: str) -> None:
+    found = fetched(f"{signed}?sig=right", None, None, cache)
+    assert (found.path.name, found.path.read_bytes()) == ("checkpoint.pt", b"good")
+    assert record_of(found).given == f"{signed}?..."
+    with pytest.raises(ConfigError) as caught:
+        fetched(f"{signed}?sig=wrong", None, None, cache)
+    assert f"the checkpoint {signed}?... cannot be fetched: 403" in caught.value.message
+    assert "wrong" not in str(caught.value)
+    told = why_unseen(f"{signed}?sig=wrong")
+    assert told.startswith(f"{signed}?... cannot be looked at from here: 403")
+    assert "wrong" not in told
 
 
 @pytest.mark.parametrize("how", ["{}/in/", "in/", "file://{}/in/", "in/../in/"])

@@ -237,7 +237,7 @@ def test_after_a_kill_states_are_true_and_what_was_stopped_waits_to_go_on(up: Se
         stopped = hold(again)
         assert again.stop() == 0, again.text
         assert marked(up.project.mark) == {}
-        assert "1 runs were stopped; they go on when `trtflow up` is started again" in again.text
+        assert "1 run stopped, to go on when `trtflow up` is started again" in again.text
     assert not [path for path in up.project.store.rglob(".*") if path.suffix in (".partial", ".lock")]
     with contextlib.closing(sqlite3.connect(up.project.folder / ".trtflow/prefect.db")) as database:
         question = "SELECT state_type, state_name FROM flow_run WHERE id = ?"
