@@ -9,6 +9,7 @@ from tasks.core.config import Config
 from tasks.core.config_fields import Problem
 from tasks.core.errors import ConfigError
 from tasks.core.names import file_problems
+from tasks.core.paths import absolute_path
 from tasks.core.signing import KeyFileError, PublicKey, SigningKey, read_public_key, read_signing_key
 from tasks.core.trust import Authority
 from tasks.core.yaml_source import config_error, locate
@@ -77,9 +78,9 @@ def _key(
 ) -> K | None:
     """Read one key; what is wrong with it is added to `problems`."""
     try:
-        path = folder / Path(text).expanduser()
-    except RuntimeError:
-        problems.append(Problem(f"{text!r} begins with a user that is not here", "write the path in full", place))
+        path = absolute_path(text, folder)
+    except ConfigError as error:
+        problems.append(Problem(error.message, error.cure, place))
         return None
     found = [problem._replace(path=place) for problem in file_problems(folder, str(path))]
     if found:

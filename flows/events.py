@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from uuid import UUID, uuid4
 
-from flows.paths import absolute_path
 from tasks.core.errors import ConfigError
+from tasks.core.paths import absolute_path
 
 EVENT = "model.retrained"
 # What a Prefect server does not hand on as it is.

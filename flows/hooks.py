@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from flows.events import Retrained, checked_sha256, deployment_title, is_url, trigger_name
-from flows.paths import absolute_path
 from flows.prefect_http import PrefectHttp
 from tasks.core.errors import ConfigError
+from tasks.core.paths import absolute_path
 
 _CHUNK = 1 << 20
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from flows.authority import authority_of
-from flows.paths import absolute_path
 from tasks.core.config import Config, PipelineConfig
 from tasks.core.errors import ConfigError, RemoteRefused, StoreError, Where
+from tasks.core.paths import absolute_path
 from tasks.core.store import Store
 from tasks.core.yaml_source import locate
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from flows.events import is_url
-from flows.paths import absolute_path
 from tasks.core.config import Config, OnnxModel
 from tasks.core.errors import ConfigError
+from tasks.core.paths import absolute_path
 from tasks.core.remote_errors import shown, told_url
 
 _LOCAL = re.compile(r"(?:file|local)://")
@@ -52,8 +52,6 @@ def local_path(text: str, base: Path) -> Path | None:
     if found is None and is_url(text):
         return None
     plain = text[found.end() :] if found else text
-    if "\0" in plain:
-        raise ConfigError(f"{text!r:.99} is no path", "correct it")
     if found and not plain.startswith("/"):
         raise ConfigError(f"{text!r:.99} names a host", "write file:///FOLDER, with three slashes")
     return absolute_path(plain, base)

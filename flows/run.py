@@ -18,7 +18,7 @@ from flows.outcomes import candidates, engine_outcomes, passes, regressed
 from flows.pages.publish import draw_charts, write_index_page, write_run_page
 from flows.submit import Submit, ThreadSubmit, Unreached
 from tasks.context import Context
-from tasks.core.config import InterpreterConfig, PipelineConfig
+from tasks.core.config import Config, InterpreterConfig, PipelineConfig
 from tasks.core.environment import environment
 from tasks.core.errors import ArtifactDamaged, ConfigError, StepError, StoreError, TrtflowError, TrustError
 from tasks.core.files import store_errors, write_atomically
@@ -47,6 +47,17 @@ class RunOptions:
     shared: Shared | None = None  # the remote store that `root` is the cache of
     authority: Authority = field(default_factory=Authority)
     interpreters: Mapping[str, InterpreterConfig] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, store: Store, config: Config) -> "RunOptions":
+        """Into that store, with the interpreters of the YAML; nothing twice."""
+        return cls(
+            store.root,
+            store.project,
+            shared=store.shared,
+            authority=store.authority,
+            interpreters=config.interpreters,
+        )
 
 
 def run_id(suffix: str = "") -> str:

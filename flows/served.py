@@ -6,8 +6,7 @@ names a file with code in it.
 
 import json
 import os
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Failed
 
 from flows.environment import CACHE, FILE, STORE
-from flows.events import TEMPLATE
+from flows.events import TEMPLATE, checked_sha256
 from flows.journal import Journal
 from flows.options import Options, chosen, open_store
 from flows.prefect_flow import driven, runner_of_tasks
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
 
 _SHORT = 6
-_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True)
@@ -115,15 +113,13 @@ def _asked(
         return None
     if not checkpoint:
         raise ConfigError("the event names no checkpoint", 'send payload: {"checkpoint": "/path/or/URL"}')
-    if sha256 is not None and not _SHA256.fullmatch(sha256):
-        raise ConfigError(f"the sha256 {sha256!r:.99} is no digest", "send 64 hexadecimal digits")
     if "" in metadata:  # as the trigger hands on what it cannot
         raise ConfigError(
             "the event's metadata is no JSON object that can be kept", f"send names and values, none {TEMPLATE}"
         )
     # What a sender by plain HTTP may have written as numbers is kept as text.
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
-    return Retrained(checkpoint, sha256.lower() if sha256 else None, occurred, texts)
+    return Retrained(checkpoint, None if sha256 is None else checked_sha256(sha256), occurred, texts)
 
 
 def _take(asked: Retrained, run: Run, roots: Roots) -> Verdict | None:
@@ -167,13 +163,5 @@ def _narrowed(pipeline: PipelineConfig, names: list[str] | None) -> PipelineConf
 def _run(pipeline: PipelineConfig, config: Config, options: Options, how: tuple[bool, frozenset[str]]) -> Run:
     verify, again = how
     store = open_store(options, config, signs=True)
-    settings = RunOptions(
-        store.root,
-        options.project,
-        verify,
-        again,
-        shared=store.shared,
-        authority=store.authority,
-        interpreters=config.interpreters,
-    )
+    settings = replace(RunOptions.of(store, config), verify_all=verify, again=again)
     return Run(pipeline_name(), pipeline, settings, Journal(), id=run_id(str(_flow_run().id)[-_SHORT:]))

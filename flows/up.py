@@ -18,10 +18,10 @@ from flows.commands.deploy import show
 from flows.deploy import Registration, deploy, ids_of
 from flows.deployments import Owner
 from flows.options import Options, open_store
-from flows.paths import absolute_path
 from flows.server import Server
 from tasks.core.config import Config
 from tasks.core.errors import ConfigError, TrtflowError
+from tasks.core.paths import absolute_path
 from tasks.core.remote_errors import told_url
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from argparse import Namespace
 from flows.events import Retrained, is_url
 from flows.hooks import Server, model_retrained
 from flows.options import Options, chosen
-from flows.paths import absolute_path
 from flows.prefect_http import PrefectHttp
 from flows.retrained import check_checkpoint, why_unseen
 from flows.roots import roots_of
 from flows.terminal import tell
 from tasks.core.errors import ConfigError
+from tasks.core.paths import absolute_path
 from tasks.core.yaml_source import load_config, locate
 
 

@@ -5,6 +5,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Collection
+from dataclasses import replace
 
 from flows.ahead import warm_ahead
 from flows.given import load_given
@@ -31,16 +32,7 @@ def command(parsed: Namespace, options: Options) -> int:
     again = frozenset({"benchmark"} if parsed.rebenchmark else ())
     host_folder()  # raises where the locks of this host are said to be in no folder
     store = open_store(options, config, signs=True)
-    settings = RunOptions(
-        store.root,
-        options.project,
-        parsed.verify,
-        again,
-        parsed.resume,
-        store.shared,
-        store.authority,
-        config.interpreters,
-    )
+    settings = replace(RunOptions.of(store, config), verify_all=parsed.verify, again=again, resume=parsed.resume)
     runs: list[Run] = []
     try:
         with contextlib.ExitStack() as held:

@@ -4,9 +4,9 @@ from argparse import Namespace
 
 from flows.deploy import registration_of
 from flows.options import Options
-from flows.paths import absolute_path
 from flows.up import Place, Up
 from tasks.core.names import check_names
+from tasks.core.paths import absolute_path
 from tasks.core.yaml_source import load_config
 
 

@@ -11,7 +11,9 @@ from typing import NamedTuple, TypeAlias
 from tasks.core.config import Config, PipelineConfig, TorchModel
 from tasks.core.config_fields import Problem, is_npz, nearest, suggest
 from tasks.core.defined_names import defined_names
+from tasks.core.errors import ConfigError
 from tasks.core.onnx_path import candidates, what_is_wrong
+from tasks.core.paths import absolute_path
 from tasks.core.yaml_source import config_error, locate
 
 # Looked for below the folder of the YAML.
@@ -66,7 +68,11 @@ def _interpreter_problems(config: Config, folder: Path) -> Iterator[Problem]:
     """Name the Pythons that are not there; one whose engines are all optional may live on another host."""
     engines = [engine for pipeline in config.pipelines.values() for engine in pipeline.engines or ()]
     for name, interpreter in config.interpreters.items():
-        python = folder / Path(interpreter.python).expanduser()
+        try:
+            python = absolute_path(interpreter.python, folder)
+        except ConfigError as error:
+            yield Problem(error.message, error.cure, ("interpreters", name, "python"))
+            continue
         users = [engine for engine in engines if name in (engine.interpreter, *engine.run_on)]
         if (users and all(engine.optional for engine in users)) or (os.access(python, os.X_OK) and python.is_file()):
             continue

@@ -8,6 +8,7 @@ from tasks.core.config_sections import RuntimeName
 from tasks.core.environment import version_said_by, versions_of
 from tasks.core.frozen import Frozen
 from tasks.core.installed import versions_in
+from tasks.core.paths import absolute_path
 from tasks.runtimes.load import BY, distributions, installed, module_of
 
 
@@ -44,5 +45,5 @@ def own(runtime: RuntimeName) -> Interpreter:
 def named(runtime: RuntimeName, name: str, config: InterpreterConfig, project: Path) -> Interpreter:
     """Another Python; a relative path begins at the folder of the YAML."""
     # Not resolved: the python of an environment is a link, and is known by where that lies.
-    python = str((project / Path(config.python).expanduser()).absolute())
+    python = str(absolute_path(config.python, project))
     return Interpreter(runtime=runtime, module=config.module or module_of(runtime), python=python, name=name)

@@ -154,6 +154,12 @@ def test_a_python_that_is_not_there_is_found_before_anything_runs(project: Proje
     assert not project.store.exists()
 
 
+def test_a_python_below_nobodys_home_is_told(project: Project, call: Call) -> None:
+    write(project, {"second": {"python": "~nobody-of-that-name/bin/python"}}, BOTH)
+    said = call(project, "validate")
+    assert (said.code, "interpreters.second.python" in said.err, "is no path" in said.err) == (2, True, True)
+
+
 def test_a_gate_may_name_the_result_of_another_interpreter(project: Project, call: Call) -> None:
     interpreters = {"lean10": {"python": "python", "module": "tensorrt_lean"}}
     engine = {"runtime": "tensorrt", "options": {"version_compatible": True}, "run_on": ["lean10"], "optional": True}

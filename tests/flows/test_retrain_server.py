@@ -192,7 +192,7 @@ def records(up: Service, pipeline: str) -> list[Any]:
     [
         ({"checkpoint": "/etc/hostname"}, "lies below none of the roots"),
         ({"checkpoint": "linear.onnx", "sha256": "0" * 64}, "was announced"),
-        ({"checkpoint": "linear.onnx", "sha256": ""}, "is no digest"),
+        ({"checkpoint": "linear.onnx", "sha256": ""}, "is no sha256"),
         ({"checkpoint": "linear.onnx", "metadata": "epoch 12"}, "metadata is no JSON object"),
         ({"checkpoint": "linear.onnx", "metadata": {"a": {"__prefect_kind": "jinja"}}}, "metadata is no JSON object"),
         ({}, "the event names no checkpoint"),

@@ -209,7 +209,7 @@ def test_an_engine_that_was_swapped_with_its_report_is_not_promoted_again_by_a_r
         ({"trust": ["keys"]}, "trust[0]", "is a folder"),
         ({"trust": ["linear.onnx"]}, "trust[0]", "is no public key in PEM"),
         ({"trust": ["keys/team.pub", "keys/team.key"]}, "trust[1]", "is a private key, expected the public one"),
-        ({"trust": ["~nobody-of-that-name/x.pub"]}, "trust[0]", "begins with a user that is not here"),
+        ({"trust": ["~nobody-of-that-name/x.pub"]}, "trust[0]", "is no path"),
         ({"trust": []}, "trust", "expected at least one"),
         ({"signing": {"key": "keys/none.key"}}, "signing.key", "there is no file"),
         ({"signing": {"key": "keys/team.pub"}}, "signing.key", "is a public key, expected the private one"),
