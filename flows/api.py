@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, JsonValue]
 _PAGE = 200
-_HERE = "or unset PREFECT_API_URL: `trtflow run` needs no server"
+_HERE = "or unset PREFECT_API_URL: `trtflow run` needs no server, `trtflow up` starts one"
 
 
 class Api:

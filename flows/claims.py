@@ -14,8 +14,9 @@ from tasks.core.errors import TrtflowError
 from tasks.core.files import write_atomically
 from tasks.core.outcome import RunRecord
 
-_FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-_WAITING = ("SCHEDULED", "PAUSED")
+_FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
+_WAITING = frozenset({"SCHEDULED", "PAUSED"})
+_STOPPED = "stopped"
 _GONE = "its process is gone and left no word: it was killed, or the host went down"
 _KEPT = "what it finished is kept in the store: run it again, and the rest is done"
 
@@ -40,6 +41,12 @@ class Claims:
         """Note which process is the flow run's."""
         write_atomically(self.folder / flow_run, f"{pid} {_begun(pid)}\n")
 
+    def stop(self, flow_run: str) -> None:
+        """Note that `up` stops it: whoever tells its state, however late, gives it back."""
+        claim = self.folder / flow_run
+        with contextlib.suppress(FileNotFoundError):  # it has ended, and its state was told
+            write_atomically(claim, f"{claim.read_text().strip()} {_STOPPED}\n")
+
     def settle(self, api: Api, *, patient: bool = True) -> list[Settled]:
         """Give every run whose process is gone its true state.
 
@@ -54,7 +61,7 @@ class Claims:
                 self._dead.add(claim.name)
                 continue
             try:
-                found = self._settle(api, claim.name)
+                found = self._settle(api, claim)
             except TrtflowError as error:  # it is asked again, and the others are not kept waiting
                 refused.append(error)
                 continue
@@ -74,19 +81,24 @@ class Claims:
             set_state(api, str(run["id"]), scheduled("claimed by a process that is gone"))
         return [Settled(str(run["name"]), "scheduled") for run in lost]
 
-    def _settle(self, api: Api, flow_run: str) -> Settled | None:
-        found = api.all("/flow_runs/filter", flow_runs={"id": {"any_": [flow_run]}})
-        if not found or found[0]["state_type"] in (*_FINAL, *_WAITING):
+    def _settle(self, api: Api, claim: Path) -> Settled | None:
+        found = api.all("/flow_runs/filter", flow_runs={"id": {"any_": [claim.name]}})
+        stopped = _STOPPED in claim.read_text().split()
+        # One that was stopped before it could listen tells a crash.
+        told = _FINAL - {"CRASHED"} if stopped else _FINAL
+        if not found or found[0]["state_type"] in told | _WAITING:
             return None
-        state = self._true_state(found[0])
-        set_state(api, flow_run, state)
+        state = self._true_state(found[0], stopped=stopped)
+        set_state(api, claim.name, state)
         return Settled(str(found[0]["name"]), str(state["type"]).lower())
 
-    def _true_state(self, run: Json) -> Json:
-        """As its record says, if it wrote one; else it crashed, unless it was being cancelled."""
+    def _true_state(self, run: Json, *, stopped: bool) -> Json:
+        """As its record says, if it wrote one; else it crashed, unless it was being cancelled or `up` stopped it."""
         if run["state_type"] == "CANCELLING":
             return {"type": "CANCELLED", "name": "Cancelled", "message": "cancelled; its process is gone"}
         record = self._record(str(run["name"]).partition(" ")[0], str(run["id"])[-6:], str(run["start_time"]))
+        if record is None and stopped:
+            return scheduled("stopped with `trtflow up`; goes on when it is started again")
         if record is None:
             return {"type": "CRASHED", "name": "Crashed", "message": f"{_GONE}; {_KEPT}"}
         passed = record.outcome.status == "passed"
@@ -120,10 +132,10 @@ def scheduled(message: str) -> Json:
 
 def _alive(claim: Path) -> bool:
     try:
-        pid, begun = claim.read_text().split()
+        pid, begun, *_ = claim.read_text().split()
+        return _begun(int(pid)) == begun != ""
     except (OSError, ValueError):
         return False
-    return _begun(int(pid)) == begun != ""
 
 
 def _begun(pid: int) -> str:

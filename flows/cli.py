@@ -215,6 +215,8 @@ def _notify_options(notify: ArgumentParser) -> None:
     add("--checkpoint", metavar="PATH|URL", required=True, help="what was trained: below one of the YAML's roots")
     add("--sha256", metavar="DIGEST", help="refuse any other file (default: of a path, its digest now)")
     add("--metadata", metavar="NAME=VALUE", action="append", help="kept beside the run; may be given several times")
+    text = "how long to ask again where no server answers (default: 30)"
+    add("--wait", type=_wait, default=30.0, metavar="SECONDS", help=text)
 
 
 def _gc_options(gc: ArgumentParser) -> None:
@@ -256,6 +258,10 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise ArgumentTypeError(f"{text!r} is no number of seconds above 0")
     return seconds
+
+
+def _wait(text: str) -> float:
+    return 0.0 if text == "0" else _seconds(text)
 
 
 def _days(text: str) -> float:

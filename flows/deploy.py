@@ -65,13 +65,14 @@ def registration_of(config: Config, file: Path) -> Registration:
     return Registration(owner, wanted_of(config, owner), automations_of(config, owner, os.environ))
 
 
-def deploy(api: Api, registration: Registration, *, dry_run: bool = False) -> Deployed:
+def deploy(api: Api, registration: Registration, *, dry_run: bool = False, adopt: bool = False) -> Deployed:
     """Make the API have what is wanted; what the owner has there beside that is removed.
 
-    With `dry_run` nothing is sent but questions.
+    With `dry_run` nothing is sent but questions. With `adopt`, what a YAML made that is gone from this host is the
+    owner's: the folder was moved, with the database of the API.
     """
     wanted, owner = registration.deployments, registration.owner
-    found = _find(api, owner)
+    found = _find(api, owner, adopt=adopt)
     _refuse_strangers(wanted, found, owner)
     missing = [each for each in wanted if each.title not in found.deployments]
     changed = {
@@ -121,17 +122,25 @@ def ids_of(api: Api, owner: Owner) -> dict[str, str]:
     return {title: str(each["id"]) for title, each in _find(api, owner).deployments.items()}
 
 
-def _find(api: Api, owner: Owner) -> Found:
+def _find(api: Api, owner: Owner, *, adopt: bool = False) -> Found:
     flows = {
         str(flow["id"]): str(flow["name"]) for flow in api.all("/flows/filter", flows={"name": {"any_": [*_FLOWS]}})
     }
     every = api.all("/deployments/filter", flows={"name": {"any_": [*_FLOWS]}}) if flows else []
     by_title = {f"{flows[str(each['flow_id'])]}/{each['name']}": each for each in every}
+    tags = {owner.tag, *(_orphaned(every) if adopt else ())}
     automations: dict[str, list[Json]] = {}
-    for automation in api.all("/automations/filter", automations={"tags": {"all_": [owner.tag]}}):
-        automations.setdefault(str(automation["name"]), []).append(automation)
-    ours = {title: each for title, each in by_title.items() if owner.tag in _list(each["tags"])}
+    for tag in sorted(tags):
+        for automation in api.all("/automations/filter", automations={"tags": {"all_": [tag]}}):
+            automations.setdefault(str(automation["name"]), []).append(automation)
+    ours = {title: each for title, each in by_title.items() if tags & {str(tag) for tag in _list(each["tags"])}}
     return Found(ours, by_title, automations)
+
+
+def _orphaned(deployments: list[Json]) -> set[str]:
+    """Tags of owners whose YAML is not there any more."""
+    gone = [each for each in deployments if each.get("path") and not Path(str(each["path"])).exists()]
+    return {str(tag) for each in gone for tag in _list(each["tags"]) if str(tag).startswith(f"{TAG}:")}
 
 
 def _refuse_strangers(wanted: list[Wanted], found: Found, owner: Owner) -> None:
@@ -141,10 +150,13 @@ def _refuse_strangers(wanted: list[Wanted], found: Found, owner: Owner) -> None:
         return
     paths = {str(found.taken[title].get("path") or "an unknown place") for title in strangers}
     tagged = all(TAG in _list(found.taken[title]["tags"]) for title in strangers)
-    whose = f"the YAML in {', '.join(sorted(paths))}" if tagged else "somebody else"
+    whose = ", ".join(sorted(paths)) if tagged else "somebody else"
+    cure = "rename the pipeline, or delete the deployment there (prefect deployment delete NAME)"
+    if tagged and not any(Path(path).exists() for path in paths):
+        cure += "; a YAML that was moved gets its deployments back from a `trtflow up` with a server of its own"
     raise ConfigError(
         f"the API has {', '.join(strangers[:5])} already, made by {whose} and not by {owner.file}",
-        "rename the pipeline, or delete the deployment there (prefect deployment delete NAME); nothing was changed",
+        f"{cure}; nothing was changed",
     )
 
 

@@ -65,7 +65,7 @@ def _gc(keep: KeepConfig, owner: Owner) -> Wanted:
         "parameter_openapi_schema": {"title": "Parameters", "type": "object", "properties": {}, "required": []},
         "enforce_parameter_schema": True,
         "entrypoint": "flows.tidied.flow",
-        "path": str(owner.file.parent),
+        "path": str(owner.file.resolve()),
         "concurrency_limit": 1,
         "concurrency_options": {"collision_strategy": "CANCEL_NEW"},
     }
@@ -86,7 +86,7 @@ def _pipeline(name: str, pipeline: PipelineConfig, owner: Owner) -> Wanted:
         "parameter_openapi_schema": _schema(pipeline),
         "enforce_parameter_schema": True,
         "entrypoint": "flows.served.flow",
-        "path": str(owner.file.parent),
+        "path": str(owner.file.resolve()),
         # Conversions of one pipeline take turns; each finds what the one before it left in the store.
         "concurrency_limit": 1,
         "concurrency_options": {"collision_strategy": "ENQUEUE"},
@@ -101,7 +101,11 @@ def _schema(pipeline: PipelineConfig) -> Json:
     properties: dict[str, Json] = {
         "checkpoint": _optional({"type": "string"}, "Path or URL of the weights (default: as the YAML says)"),
         "sha256": _optional({"type": "string"}, "What the checkpoint must hash to: 64 hexadecimal digits"),
-        "metadata": {"type": "object", "default": {}, "description": "Kept beside the run; changes nothing"},
+        "metadata": {
+            "type": "object",
+            "default": {},
+            "description": "Kept beside the run's checkpoint; changes nothing",
+        },
         "occurred": _optional(
             {"type": "string", "format": "date-time"}, "When the checkpoint was made: set by the trigger"
         ),

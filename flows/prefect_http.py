@@ -2,6 +2,7 @@
 
 import base64
 import json
+import logging
 import os
 import time
 import urllib.error
@@ -13,6 +14,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from tasks.core.errors import ConfigError, TrtflowError
 
+log = logging.getLogger(__name__)
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 _DEFAULT = "http://127.0.0.1:4200/api"
 _TIMEOUT_S = 20.0
@@ -55,6 +57,11 @@ class PrefectHttp:
         plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         return cls(plain.rstrip("/"), _login(auth), patience_s)
 
+    @property
+    def host(self) -> str | None:
+        """Who is asked; one of LOOPBACK is behind no proxy."""
+        return urlsplit(self.url).hostname
+
     def get(self, path: str) -> Json:
         """Ask for a deployment; None where there is none."""
         return self._answer("GET", path, None)
@@ -68,7 +75,7 @@ class PrefectHttp:
         request = urllib.request.Request(  # noqa: S310 - http or https, which was checked
             self.url + quote(path), body, headers, method=method
         )
-        deadline = time.monotonic() + self.patience_s
+        deadline, told = time.monotonic() + self.patience_s, False
         while True:
             try:
                 text = self._send(request)
@@ -86,11 +93,13 @@ class PrefectHttp:
                 raise ConfigError(f"what answers at {self.url} is no Prefect API", _address_cure()) from None
             if not busy or time.monotonic() > deadline:
                 raise problem
+            if not told:
+                log.warning("%s; asked again for up to %.0f s", problem.message, self.patience_s)
+            told = True
             time.sleep(_POLL_S)
 
     def _send(self, request: urllib.request.Request) -> bytes:
-        here = urlsplit(self.url).hostname in LOOPBACK  # behind no proxy
-        handlers = [_NoRedirect(), *([urllib.request.ProxyHandler({})] if here else [])]
+        handlers = [_NoRedirect(), *([urllib.request.ProxyHandler({})] if self.host in LOOPBACK else [])]
         with urllib.request.build_opener(*handlers).open(request, timeout=_TIMEOUT_S) as answer:
             content: bytes = answer.read()
         return content

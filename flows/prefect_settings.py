@@ -2,9 +2,8 @@
 
 import logging
 import os
-from urllib.parse import urlsplit
 
-from flows.prefect_http import LOOPBACK
+from flows.prefect_http import LOOPBACK, PrefectHttp
 
 _DEFAULTS = {
     # Its server reports to its makers unless told not to.
@@ -26,7 +25,7 @@ def keep_quiet() -> None:
 
 def _ask_this_machine_directly() -> None:
     """Have a proxy of the environment left out for a server on this machine: no proxy leads back here."""
-    if urlsplit(os.environ.get("PREFECT_API_URL", "")).hostname not in LOOPBACK:
+    if (url := os.environ.get("PREFECT_API_URL")) is None or PrefectHttp.of(url, None, 0).host not in LOOPBACK:
         return
     for name in ("NO_PROXY", "no_proxy"):
         told = [part for part in os.environ.get(name, "").split(",") if part]

@@ -143,13 +143,14 @@ class _Source:
     @property
     def name(self) -> str:
         """What its copy is called: the ending says how it is read, and the rest would only tell copies apart."""
-        suffix = PurePosixPath(self.text.partition("?")[0]).suffix.lower()
+        suffix = PurePosixPath(self.text if self.path else self.text.partition("?")[0]).suffix.lower()
         plain = suffix[1:].isalnum() and suffix.isascii() and len(suffix) <= _LONGEST_SUFFIX
         return f"{_FILE}{suffix}" if plain else _FILE
 
     def beside(self, name: str) -> "_Source":
         """Another file in the same folder."""
-        return _Source(f"{self.text.rpartition('/')[0]}/{name}" if "/" in self.text else name, self._roots)
+        text, mark, query = (self.text, "", "") if self.path else self.text.partition("?")
+        return _Source(f"{text.rpartition('/')[0]}/{name}{mark}{query}" if "/" in text else name, self._roots)
 
     def check(self) -> None:
         """Raise ConfigError where it cannot be opened, or, for a URL, where nothing here could open it."""

@@ -110,6 +110,8 @@ def _asked(
 ) -> Retrained | None:
     """What was asked for, checked; an event that names no checkpoint does not mean the configured one."""
     if checkpoint is None and sha256 is None and occurred is None:
+        if metadata:
+            raise ConfigError("metadata is kept beside a checkpoint, and none is given", "give `checkpoint` too")
         return None
     if not checkpoint:
         raise ConfigError("the event names no checkpoint", 'send payload: {"checkpoint": "/path/or/URL"}')

@@ -1,6 +1,7 @@
 """The Prefect server of `trtflow up`: on SQLite, in a folder of its own, started and ended with it."""
 
 import contextlib
+import errno
 import os
 import socket
 import sqlite3
@@ -9,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from tasks.core.errors import ConfigError, TrtflowError
 
@@ -20,6 +21,7 @@ _START_SECONDS = 120.0
 _STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.1
 _LOG_LINES = 15
+_ADDRESS = "name one of this machine with --host: 127.0.0.1 is reached from here alone, 0.0.0.0 from everywhere"
 
 
 @dataclass
@@ -71,13 +73,14 @@ class Server:
 
     def check(self) -> None:
         """Raise ConfigError where a start cannot go well."""
+        _check_password()
         _check_port(self)
         _check_database(self.database)
 
     def start(self) -> None:
         """Start the process; `wait` tells when it answers."""
         command = [sys.executable, "-m", "flows.server_process", self.host, str(self.port), str(os.getpid())]
-        with self.log.open("ab") as log:
+        with _appended(self.log) as log:
             # In a session of its own: Ctrl-C is for `up`, which ends the server behind everything that needs it.
             self.process = subprocess.Popen(  # noqa: S603 - our own module
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -119,6 +122,20 @@ class Server:
             self.process.wait()
 
 
+def _appended(log: Path) -> BinaryIO:
+    try:
+        return log.open("ab")
+    except OSError as error:
+        what = f"nothing can be written to {log}: {error.strerror}"
+        raise ConfigError(what, "let it be written, or give another folder with --data") from error
+
+
+def _check_password() -> None:
+    if not os.environ.get("PREFECT_SERVER_API_AUTH_STRING", "").isascii():
+        what = "PREFECT_SERVER_API_AUTH_STRING holds letters that are not ASCII: Prefect's server lets nobody in then"
+        raise ConfigError(what, "choose another password")
+
+
 def _check_port(server: Server) -> None:
     """Bind the port, as the server will, and let it go."""
     try:
@@ -126,7 +143,11 @@ def _check_port(server: Server) -> None:
         with socket.socket(kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
+    except socket.gaierror as error:
+        raise ConfigError(f"there is no address {server.host!r:.99}: {error.strerror}", _ADDRESS) from error
     except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(f"{server.host} is no address of this machine", _ADDRESS) from error
         raise ConfigError(
             f"cannot listen at {server.host}:{server.port}: {_why(server, error)}", _cure(server)
         ) from error

@@ -8,9 +8,11 @@ import functools
 import os
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_LEADER_SECONDS = 10
 
 
 def end_with_parent(parent: int, signum: signal.Signals) -> None:
@@ -63,6 +65,17 @@ def remember_time_zones() -> None:
     validators.get_timezones = functools.cache(validators.get_timezones)  # type: ignore[attr-defined]
 
 
+def wait_less_for_leaders() -> None:
+    """Have an event that follows another one wait seconds for it to come, instead of 15 minutes.
+
+    Which ones came, Prefect 3.8.8 knows since its start alone: after a restart, whoever is to be told that a run
+    crashed which had begun before was told 15 minutes later, or never.
+    """
+    from prefect.server.events.ordering import memory
+
+    memory.PRECEDING_EVENT_LOOKBACK = timedelta(seconds=_LEADER_SECONDS)  # type: ignore[attr-defined]
+
+
 def main() -> None:
     """Serve on the host and port of the command line."""
     host, port, *parent = sys.argv[1:]
@@ -73,6 +86,7 @@ def main() -> None:
     write_in_turn()
     without_second_ui()
     remember_time_zones()
+    wait_less_for_leaders()
     # As `prefect server start` runs it, in one process.
     uvicorn.run(
         "prefect.server.api.server:create_app",

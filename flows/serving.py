@@ -91,9 +91,14 @@ class _Starter:
         }
         process = _context.Process(target=forked.run, args=(self.flow, str(flow_run.id), environment))
         process.start()
-        self.live[flow_run.id] = process
         try:
             self.claims.add(str(flow_run.id), cast("int", process.pid))
+        except OSError:  # a full disk: nobody could stop it, or tell its state once it is gone
+            process.kill()
+            await anyio.to_thread.run_sync(process.join)
+            raise
+        self.live[flow_run.id] = process
+        try:
             task_status.started(ProcessHandle(cast("SpawnProcess", process)))
             await anyio.to_thread.run_sync(process.join)
         finally:
@@ -116,8 +121,8 @@ class Serving:
             flow, _, name = title.partition("/")
             self.deployments[UUID(key)] = (flow, name)
 
-    async def run(self, stop: asyncio.Event, lost: Callable[[Exception], None]) -> list[str]:
-        """Serve until told to stop; returns the flow runs that this stopped."""
+    async def run(self, stop: asyncio.Event, lost: Callable[[Exception], None]) -> None:
+        """Serve until told to stop, then stop the flow runs that are at work: their claims say so."""
         runner = Runner(
             name="trtflow", query_seconds=POLL_SECONDS, prefetch_seconds=_PREFETCH_SECONDS, limit=self.limit,
             pause_on_shutdown=False,
@@ -125,17 +130,19 @@ class Serving:
         async with runner:
             poller = runner._scheduled_run_poller
             poller._resolve_starter = lambda flow_run: self._starter(runner, flow_run)
-            while not stop.is_set():
-                for key, (_, name) in list(self.deployments.items()):
-                    runner._deployment_registry.register_deployment(key, name)
-                try:
-                    await poller._get_and_submit_flow_runs()
-                    await self._cancel(runner)
-                except HTTPError as error:
-                    lost(error)
-                await _sleep(stop, POLL_SECONDS)
-            poller.stopping = True
-            return await self._end(runner)
+            try:
+                while not stop.is_set():
+                    for key, (_, name) in list(self.deployments.items()):
+                        runner._deployment_registry.register_deployment(key, name)
+                    try:
+                        await poller._get_and_submit_flow_runs()
+                        await self._cancel(runner)
+                    except HTTPError as error:
+                        lost(error)
+                    await _sleep(stop, POLL_SECONDS)
+            finally:
+                poller.stopping = True
+                await self._end(runner)
 
     def _starter(self, runner: Runner, flow_run: "FlowRun") -> _Starter:
         flow, name = self.deployments[cast("UUID", flow_run.deployment_id)]
@@ -151,18 +158,21 @@ class Serving:
         for flow_run in await runner._client.read_flow_runs(flow_run_filter=ours):
             runner._runs_task_group.start_soon(runner._cancel_run, flow_run)
 
-    async def _end(self, runner: Runner) -> list[str]:
+    async def _end(self, runner: Runner) -> None:
         """End what still runs. It was told why, so it reports no crash: whoever stops it says what becomes of it."""
         stopped = dict(self.live)
         for key, process in stopped.items():
+            self.claims.stop(str(key))
             await runner._control_channel.signal(key, "reschedule")
             process.terminate()
-        for process in stopped.values():
-            await anyio.to_thread.run_sync(process.join, _STOP_SECONDS)
-            if process.is_alive():
-                process.kill()
-                await anyio.to_thread.run_sync(process.join)
-        return [str(key) for key in stopped]
+        await asyncio.gather(*(anyio.to_thread.run_sync(_ended, process) for process in stopped.values()))
+
+
+def _ended(process: ForkServerProcess) -> None:
+    process.join(_STOP_SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
 
 
 async def _sleep(stop: asyncio.Event, seconds: float) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from flows.api import Api, open_api
-from flows.claims import Claims, Settled, scheduled, set_state
+from flows.claims import Claims, Settled
 from flows.commands.deploy import show
 from flows.deploy import Registration, deploy, ids_of
 from flows.deployments import Owner
@@ -55,7 +55,7 @@ class Up:
 
     def run(self) -> int:
         """Start everything, serve, and end everything."""
-        with _only_one(self.place.folder):
+        with _only_one(self.place.folder), _only_server_of(self.options.file):
             try:
                 self._start()
                 return self._serve()
@@ -94,7 +94,7 @@ class Up:
 
         claims = Claims(self.place.folder / "claims", open_store(self.options, self.config).root)
         with open_api() as api:
-            done = deploy(api, self.registration)
+            done = deploy(api, self.registration, adopt=self.server is not None)
             show(done)
             _tell_settled([*claims.settle(api, patient=False), *claims.release(api, list(done.ids.values()))])
             serving = Serving(claims, self.limit or default_limit())
@@ -102,50 +102,53 @@ class Up:
             _say(f"UI: {_ui(self.server)}")
             served, at_once = _counted(len(done.ids), "deployment"), _counted(serving.limit, "run")
             _say(f"serving {served}, {at_once} at once; Ctrl-C stops all of it")
-            stopped = asyncio.run(self._until_stopped(_Session(api, serving, self.registration.owner)))
-            for flow_run in stopped:
-                set_state(api, flow_run, scheduled("stopped with `trtflow up`; goes on when it is started again"))
-        if stopped:
-            _say(f"{_counted(len(stopped), 'run')} stopped, to go on when `trtflow up` is started again")
+            try:
+                asyncio.run(self._until_stopped(_Session(api, serving, self.registration.owner)))
+            finally:
+                _give_back(api, claims)
         _say("stopped")
         return 0
 
-    async def _until_stopped(self, session: "_Session") -> list[str]:
-        stop = asyncio.Event()
+    async def _until_stopped(self, session: "_Session") -> None:
+        stop, over = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(signum, stop.set)
-        watch = asyncio.create_task(self._watch(session, stop))
+        watch = asyncio.create_task(self._watch(session, stop, over))
         serve = asyncio.create_task(session.serving.run(stop, session.lost))
         try:
             await asyncio.wait((watch, serve), return_when=asyncio.FIRST_COMPLETED)
             stop.set()
-            stopped = await serve
-            await watch
-            return stopped
+            await serve
         finally:
+            over.set()
+            await watch
             for signum in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(signum)
 
-    async def _watch(self, session: "_Session", stop: asyncio.Event) -> None:
-        """Every few seconds: the server lives, dead processes' runs have true states, new deployments are served."""
-        while not stop.is_set():
-            if self.server and self.server.ended():
-                await asyncio.to_thread(self._restart, self.server)
-            with contextlib.suppress(TrtflowError):  # an API that is away: it is asked again
-                await asyncio.to_thread(session.look)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), _LOOK_SECONDS)
+    async def _watch(self, session: "_Session", stop: asyncio.Event, over: asyncio.Event) -> None:
+        """Every few seconds: the server lives, dead processes' runs have true states, new deployments are served.
 
-    def _restart(self, server: Server) -> None:
+        The server is looked after until all is over: what is being stopped has a last word for it.
+        """
+        while not over.is_set():
+            if self.server and self.server.ended():
+                await self._restart(self.server)
+            if not stop.is_set():
+                with contextlib.suppress(TrtflowError):  # an API that is away: it is asked again
+                    await asyncio.to_thread(session.look)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for((over if stop.is_set() else stop).wait(), _LOOK_SECONDS)
+
+    async def _restart(self, server: Server) -> None:
         now = time.monotonic()
         self._restarts = [begun for begun in self._restarts if now - begun < _RESTART_SECONDS]
         if len(self._restarts) >= _RESTARTS:
             raise TrtflowError(f"the Prefect server died {_RESTARTS + 1} times in a row", f"see {server.log}")
         self._restarts.append(now)
         _say("the Prefect server died; starting it again")
-        server.start()
-        server.wait()
+        server.start()  # in this thread: the server ends with the one that started it
+        await asyncio.to_thread(server.wait)
         _say("the Prefect server is back")
 
 
@@ -192,10 +195,11 @@ def _only_one(folder: Path) -> Iterator[IO[str]]:
         folder.mkdir(parents=True, exist_ok=True)
         if new:  # else it may be a folder of the user's
             (folder / ".gitignore").write_text("*\n")
+        lock = (folder / "up.lock").open("a+")
     except OSError as error:
         what = f"nothing can be kept in {folder}: {error.strerror}"
         raise ConfigError(what, "give another folder with --data") from error
-    with (folder / "up.lock").open("a+") as lock:
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -207,6 +211,32 @@ def _only_one(folder: Path) -> Iterator[IO[str]]:
         lock.write(f"process {os.getpid()}\n")
         lock.flush()
         yield lock
+
+
+@contextlib.contextmanager
+def _only_server_of(file: Path) -> Iterator[None]:
+    """Hold a lock on the YAML: two that serve it would take each other's runs for those of a dead one."""
+    with file.open("rb") as yaml:
+        try:
+            fcntl.flock(yaml, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another `trtflow up` serves {file} already", "stop that one first") from None
+        except OSError:  # a file system without locks: the one on the folder has to do
+            pass
+        yield
+
+
+def _give_back(api: Api, claims: Claims) -> None:
+    """Tell the states of what was stopped; if that fails, the next `up` finds the claims."""
+    try:
+        settled = claims.settle(api, patient=False)
+    except TrtflowError as error:
+        _say(f"{error.message}; runs that were stopped get their states when `trtflow up` is started again")
+        return
+    stopped = [each for each in settled if each.state == "scheduled"]
+    if stopped:
+        _say(f"{_counted(len(stopped), 'run')} stopped, to go on when `trtflow up` is started again")
+    _tell_settled([each for each in settled if each not in stopped])
 
 
 def _counted(number: int, what: str) -> str:

@@ -29,7 +29,11 @@ def command(parsed: Namespace, options: Options) -> int:
     if unknown:
         tell(f"note: {unknown}; the server will try for itself")
     sent = model_retrained(
-        parsed.name, checkpoint, sha256=parsed.sha256, metadata=_metadata(parsed.metadata), server=Server(patience_s=0)
+        parsed.name,
+        checkpoint,
+        sha256=parsed.sha256,
+        metadata=_metadata(parsed.metadata),
+        server=Server(patience_s=parsed.wait),
     )
     _tell(sent, options)
     return 0

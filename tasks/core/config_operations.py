@@ -19,6 +19,7 @@ _FIELDS: tuple[tuple[str, int, int, list[str]], ...] = (
     ("month", 1, 12, _MONTHS),
     ("weekday", 0, 7, _DAYS),
 )
+_LONGEST = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _PART = re.compile(r"(?P<first>\*|\w+)(?:-(?P<last>\w+))?(?:/(?P<step>\d+))?", re.ASCII)
 _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<prefix>[KkMmGgTt]?)(?P<binary>i?)[Bb]")
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?")
@@ -42,6 +43,9 @@ class ScheduleConfig(Section):
         problems = [_cron_problem(text, *field) for text, field in zip(fields, _FIELDS, strict=True)]
         if any(problems):
             raise refusal([problem for problem in problems if problem])
+        _, _, days, months, _ = (_meant(text, *field[1:]) for text, field in zip(fields, _FIELDS, strict=True))
+        if fields[4] == "*" and min(days) > max(_LONGEST[month - 1] for month in months):
+            raise refusal([Problem(f"{value!r:.60} is never: no such month has a day {min(days)}", "correct the day")])
         return value
 
     @field_validator("timezone")
@@ -123,6 +127,19 @@ def _cron_problem(text: str, name: str, least: int, greatest: int, words: list[s
                 f"{part!r} ends before it begins", f"write two ranges: {numbers[0]}-{greatest},{least}-{numbers[1]}"
             )
     return None
+
+
+def _meant(text: str, least: int, greatest: int, words: list[str]) -> set[int]:
+    """The numbers that a field of cron stands for, once nothing is wrong with it."""
+    meant: set[int] = set()
+    for part in text.lower().split(","):
+        ends, _, step = part.partition("/")
+        first, _, last = ends.partition("-")
+        begin = least if first == "*" else _cron_number(first, least, words) or 0
+        open_end = greatest if first == "*" or step else begin
+        end = _cron_number(last, least, words) or 0 if last else open_end
+        meant.update(range(begin, end + 1, int(step or 1)))
+    return meant
 
 
 def _cron_number(text: str, least: int, words: list[str]) -> int | None:

@@ -300,6 +300,8 @@ INCONSISTENT: list[tuple[dict[str, Any], str, str]] = [
     (onnx_pipeline(export={"opset": 18}), "export", "an ONNX model is not exported"),
     (onnx_pipeline(outputs=["y"]), "outputs", "an ONNX model names its own outputs"),
     (torch_pipeline(outputs=["y", "y"]), "outputs", "named twice"),
+    (onnx_pipeline(schedule={"cron": "0 0 30 2 *"}), "schedule.cron", "is never: no such month has a day 30"),
+    (onnx_pipeline(schedule={"cron": "0 0 31 apr,6-9/3,11 *"}), "schedule.cron", "is never"),
     (onnx_pipeline(schedule={"cron": "0 3 * *"}), "schedule.cron", "has 4 fields, expected 5"),
     (onnx_pipeline(schedule={"cron": "0 3 * * *", "timezone": "Mars/Base"}), "schedule.timezone", "no time zone"),
     (onnx_pipeline(schedule={"cron": "0 3 * * *", "timezone": "America"}), "schedule.timezone", "no time zone"),
@@ -330,6 +332,10 @@ def test_inconsistent_pipeline_is_refused_at_its_path(pipeline: dict[str, Any], 
         onnx_pipeline(dims=BATCH, benchmark=TWO_POINTS),
         onnx_pipeline(data=METRIC, gates={"metric_drop": 0}, promote={"by": "metric"}),
         onnx_pipeline(schedule={"cron": "0 3 * * *", "timezone": "Europe/Paris"}, on_retrain=True),
+        *(
+            onnx_pipeline(schedule={"cron": f"*/5 0 {days}"})
+            for days in ("29 2 *", "30 2 mon", "31 */2 *", "30/5 4,5 *")
+        ),
         onnx_pipeline(
             data=RANGES,
             precisions=["fp32", OWN],

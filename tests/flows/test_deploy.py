@@ -52,7 +52,7 @@ def deploy(project: Project, url: str, *arguments: str, login: str = LOGIN) -> F
 def titles(api: Service, project: Project) -> dict[str, dict[str, Any]]:
     """Our deployments by name."""
     found = api.ask("deployments")
-    return {each["name"]: each for each in found if each["path"] == str(project.folder)}
+    return {each["name"]: each for each in found if each["path"] == str(project.folder / "pipelines.yaml")}
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ def test_the_deployment_of_another_yaml_is_not_taken_over(api: Service, new: Pro
     new.write(fine=SOURCE, tiny=SOURCE)
     finished = deploy(new, api.url)
     assert finished.code == 2
-    assert f"convert/tiny already, made by the YAML in {api.project.folder}" in finished.stderr
+    assert f"convert/tiny already, made by {api.project.folder}/pipelines.yaml" in finished.stderr
     assert not titles(api, new)
 
 

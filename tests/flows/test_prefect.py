@@ -16,7 +16,7 @@ def test_a_server_that_does_not_answer_is_named(done: Project, tmp_path: Path) -
     finished = done.run("run", "tiny", before=told)
     assert (finished.code, finished.stdout) == (1, "")
     assert "the Prefect API at http://127.0.0.1:9/api does not answer" in finished.stderr
-    assert "unset PREFECT_API_URL: `trtflow run` needs no server" in finished.stderr
+    assert "unset PREFECT_API_URL: `trtflow run` needs no server, `trtflow up` starts one" in finished.stderr
 
 
 def test_a_proxy_is_left_out_for_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,11 @@ def roots(place: Path) -> Roots:
     return Roots(place, (place / "in",), ("memory://models/net", "s3://bucket"))
 
 
+def test_a_path_may_hold_a_question_mark(place: Path, cache: Cache, roots: Roots) -> None:
+    (place / "in" / "a?b.safetensors").write_bytes(b"a")
+    assert fetched(f"{place}/in/a?b.safetensors", None, roots, cache).path.name == "checkpoint.safetensors"
+
+
 class _Signed(BaseHTTPRequestHandler):
     """Answers who has the right signature."""
 

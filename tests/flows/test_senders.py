@@ -155,12 +155,13 @@ def test_a_server_that_is_down_is_named_with_what_to_do(checkpoint: Path) -> Non
 
 
 def test_a_server_that_comes_back_is_waited_for(
-    server: StandIn, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    server: StandIn, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("flows.prefect_http._POLL_S", 0.01)
     server.broken = [503, 502]
     model_retrained("net", checkpoint)
     assert len(server.events) == 1
+    assert caplog.text.count("asked again for up to 30 s") == 1
     server.broken = [500]
     with pytest.raises(TrtflowError, match="did not take it: 500"):
         model_retrained("net", checkpoint)
@@ -257,11 +258,13 @@ def test_notify_looks_whether_a_url_leads_to_something(server: StandIn, project:
     assert len(server.events) == 2
 
 
-def test_notify_ends_with_1_where_no_server_answers(
-    project: Project, call: Call, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+def test_notify_ends_with_1_where_no_server_answers_for_long(
+    project: Project, call: Call, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    said = call(project, "notify", "net", "--checkpoint", str(checkpoint), "--json")
+    said = call(project, "notify", "net", "--checkpoint", str(checkpoint), "--wait", "1.5")
+    assert (said.code, "asked again for up to 2 s" in caplog.text) == (1, True)
+    said = call(project, "notify", "net", "--checkpoint", str(checkpoint), "--wait", "0", "--json")
     assert said.code == 1
     assert "does not answer" in said.json["error"]["message"]
     assert "trtflow run NAME --checkpoint PATH" in said.json["error"]["cure"]

@@ -44,6 +44,7 @@ def project_in(folder: Path, webhook: str) -> Project:
         "tiny": {**TINY, "on_retrain": True, "schedule": {"cron": "0 3 * * *", "timezone": "Europe/Paris"}},
         "bad": BAD,
         "slow": SLOW,
+        "slow2": SLOW,
     }
     head = {"version": 1, "keep": {"runs": 1}, "notify": {"webhook": webhook}}
     (folder / "pipelines.yaml").write_text(yaml.safe_dump({**head, "pipelines": pipelines}))
@@ -88,7 +89,7 @@ def process_of(up: Service, key: str) -> int:
 def test_it_says_what_it_started_and_where(up: Service) -> None:
     assert f"UI: http://127.0.0.1:{up.port}\n" in up.text
     assert "telemetry and calls to the outside are off" in up.text
-    assert "serving 4 deployments" in up.text
+    assert "serving 5 deployments" in up.text
     (automation,) = [found for found in up.ask("automations") if found["name"].startswith("dead runs of ")]
     assert (automation["trigger"]["posture"], automation["trigger"]["within"]) == ("Proactive", 90.0)
 
@@ -152,10 +153,20 @@ def test_the_server_refuses_what_the_form_does_not_take(up: Service) -> None:
 
 
 @pytest.mark.slow
+def test_metadata_without_a_checkpoint_is_not_dropped(up: Service) -> None:
+    run = up.ends(up.start_run("convert/tiny", metadata={"epoch": "1"}), "FAILED")
+    assert run["state"]["message"].startswith("metadata is kept beside a checkpoint, and none is given")
+
+
+@pytest.mark.slow
 def test_a_second_one_and_a_port_in_use_are_refused(up: Service, tmp_path: Path) -> None:
     second = up.project.start("up", "--port", str(free_port()), before=("env", "WEBHOOK=http://127.0.0.1:9/"))
     _, said = second.communicate(timeout=60)
     assert (second.returncode, f"(process {up.process.pid})" in said) == (2, True), said
+    told = ("env", "WEBHOOK=http://127.0.0.1:9/", f"PREFECT_API_URL={up.url}")
+    third = up.project.start("up", "--data", str(tmp_path / "data"), before=told)
+    _, said = third.communicate(timeout=60)
+    assert (third.returncode, "another `trtflow up` serves" in said) == (2, True), said
     other = fresh(tmp_path / "other")
     finished = other.execute("up", "--port", str(up.port))
     assert finished.code == 2
@@ -183,6 +194,33 @@ def test_a_server_that_is_killed_comes_back_and_the_run_goes_on(up: Service) -> 
     release(up)  # its next steps begin while there is no server
     wait_for(lambda: "the Prefect server is back" in up.text, lambda: up.text)
     up.ends(key, "COMPLETED")
+
+
+@pytest.mark.slow
+def test_a_crash_is_told_although_the_server_was_started_since_the_run_began(
+    up: Service, heard: tuple[str, list[dict[str, Any]]]
+) -> None:
+    key = hold(up)
+    restarted = up.text.count("the Prefect server is back")
+    os.kill(up.server_process(), signal.SIGKILL)
+    wait_for(lambda: up.text.count("the Prefect server is back") > restarted, lambda: up.text)
+    os.kill(process_of(up, key), signal.SIGKILL)
+    up.ends(key, "CRASHED")
+    wait_for(lambda: [told["state"] for told in heard[1] if told["flow_run_id"] == key] == ["Crashed"], lambda: up.text)
+    release(up)
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_be_claimed_has_crashed_and_is_not_at_work(up: Service) -> None:
+    claims = up.project.folder / ".trtflow/claims"
+    claims.rename(claims.with_name("aside"))
+    claims.touch()  # so that nothing can be kept there
+    (up.project.folder / "hold").touch()
+    up.ends(up.start_run("convert/slow2"), "CRASHED")
+    claims.unlink()
+    claims.with_name("aside").rename(claims)
+    release(up)
+    up.ends(up.start_run("convert/slow2"), "COMPLETED")  # no other conversion of it holds its turn
 
 
 @pytest.mark.slow
@@ -234,14 +272,23 @@ def test_after_a_kill_states_are_true_and_what_was_stopped_waits_to_go_on(up: Se
         again.ends(again.start_run("convert/slow"), "COMPLETED")
         steps = {step.step: step.cached for step in up.project.record("slow").outcome.steps}
         assert steps["inspect"]  # the only one that was done when it was killed
-        stopped = hold(again)
+        stopped = [hold(again), again.start_run("convert/slow2")]
+        again.wait(stopped[1], "RUNNING")
+        os.kill(again.server_process(), signal.SIGKILL)  # it has to come back to hear of them
         assert again.stop() == 0, again.text
         assert marked(up.project.mark) == {}
-        assert "1 run stopped, to go on when `trtflow up` is started again" in again.text
+        assert "2 runs stopped, to go on when `trtflow up` is started again" in again.text
     assert not [path for path in up.project.store.rglob(".*") if path.suffix in (".partial", ".lock")]
     with contextlib.closing(sqlite3.connect(up.project.folder / ".trtflow/prefect.db")) as database:
-        question = "SELECT state_type, state_name FROM flow_run WHERE id = ?"
-        assert database.execute(question, (stopped,)).fetchall() == [("SCHEDULED", "AwaitingRetry")]
+        question = "SELECT state_type, state_name FROM flow_run WHERE id IN (?, ?)"
+        assert database.execute(question, stopped).fetchall() == [("SCHEDULED", "AwaitingRetry")] * 2
+
+    moved = Project(up.project.folder.rename(up.project.folder.with_name("moved")))
+    (moved.folder / "hold").unlink()
+    with service(moved, WEBHOOK="http://127.0.0.1:9/") as elsewhere:
+        assert "~ convert/slow: tags, description, path\n" in elsewhere.text
+        for key in stopped:
+            elsewhere.ends(key, "COMPLETED")
 
 
 def database_of(project: Project, revision: str) -> Path:
@@ -285,6 +332,8 @@ def test_a_copy_is_kept_of_the_database_of_an_older_prefect(new: Project, capsys
         (("--data", "pipelines.yaml"), "nothing can be kept in"),
         (("--data", "a?b"), "opens no database"),
         (("--port", "99999"), "the last one is 65535"),
+        (("--host", "nowhere.invalid"), "there is no address 'nowhere.invalid'"),
+        (("--host", "192.0.2.1"), "is no address of this machine"),
     ],
 )
 def test_a_place_that_is_none_is_told(new: Project, given: tuple[str, str], said: str) -> None:
@@ -299,6 +348,24 @@ def test_a_folder_of_the_users_keeps_its_gitignore(new: Project) -> None:
     assert (finished.code, "hidden" in finished.stderr) == (1, False), finished.stderr
     assert "the Prefect API at http://127.0.0.1:9/api does not answer" in finished.stderr
     assert (new.folder / ".gitignore").read_text() == "secret.key\n"
+
+
+def test_a_data_folder_that_takes_nothing_is_told(new: Project) -> None:
+    (new.folder / ".trtflow" / "up.lock").mkdir(parents=True)
+    finished = new.execute("up")
+    assert (finished.code, "nothing can be kept in" in finished.stderr) == (2, True), finished.stderr
+
+
+def test_a_password_that_the_server_cannot_read_is_told(new: Project) -> None:
+    finished = new.execute(
+        "up", before=("env", "PREFECT_SERVER_API_AUTH_STRING=me:s\N{LATIN SMALL LETTER E WITH ACUTE}")
+    )
+    assert (finished.code, "not ASCII" in finished.stderr) == (2, True), finished.stderr
+
+
+def test_an_api_that_is_no_address_is_told(new: Project) -> None:
+    finished = new.execute("up", before=("env", "PREFECT_API_URL=http://[::1"))
+    assert (finished.code, "is no address of a Prefect API" in finished.stderr) == (2, True), finished.stderr
 
 
 def test_a_webhook_whose_variable_is_not_set_is_told_before_anything_starts(tmp_path: Path) -> None:
