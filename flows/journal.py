@@ -49,8 +49,9 @@ class Journal:
             self.entries.setdefault((step, subject), StepEntry(step, subject))
 
     def started(self, step: str, subject: str) -> None:
-        """The step has its inputs."""
-        self._change(step, subject, state="running", started=time.monotonic())
+        """The step has its inputs. One that was begun ahead took from then."""
+        if self._entry(step, subject).state == "waiting":
+            self._change(step, subject, state="running", started=time.monotonic())
 
     def computing(self, step: str, subject: str) -> None:
         """The step found no artifact and starts to work."""

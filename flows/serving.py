@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
     from prefect.runner._control_channel import ControlChannel
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
 _PREFETCH_SECONDS = 1.0
 _CANCEL_SECONDS = 2.0
 _STOP_SECONDS = 30.0

@@ -32,6 +32,8 @@ class StandIn:
             return 401, {"exception_message": "Unauthorized"}
         if self.broken:
             return self.broken.pop(0), {"exception_message": "Internal Server Error"}
+        if path == "/api/admin/version":
+            return 200, "3.8.8"
         if method == "GET" and path.startswith("/api/deployments/name/convert/"):
             known = path.rpartition("/")[2] in self.pipelines
             return (200, {"id": "1"}) if known else (404, {"detail": "Deployment not found"})

@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Collection
 from dataclasses import replace
 
-from flows.ahead import warm_ahead
+from flows.ahead import begin_ahead
 from flows.given import load_given
 from flows.journal import Journal
 from flows.options import Options, chosen, open_store, placed
@@ -80,7 +80,7 @@ def _give(run: Run, store: Store, parsed: Namespace) -> None:
 def _run(parsed: Namespace, run: Run, workers: Workers) -> RunOutcome:
     if not (parsed.prefect or os.environ.get("PREFECT_API_URL")):
         return run_pipeline(run, workers)
-    warm_ahead(run, workers)
+    begin_ahead(run, workers)
     from flows.prefect_settings import keep_quiet
 
     keep_quiet()

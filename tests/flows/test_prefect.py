@@ -3,11 +3,22 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from flows.ahead import begin_ahead
+from flows.journal import Journal
 from flows.prefect_settings import keep_quiet
+from flows.run import Run, RunOptions
+from flows.submit import run_step
+from tasks.core.yaml_source import load_config
+from tasks.data import prepare_data
+from tasks.inspect import signature_of
+from tasks.runtimes.isolate import Workers
+from tests.commands import fresh_torch
+from tests.prefect_stand_in import stand_in
 from tests.projects import ROOT, Project
 
 
@@ -30,6 +41,26 @@ def test_a_proxy_is_left_out_for_this_machine_alone(monkeypatch: pytest.MonkeyPa
     keep_quiet()
     assert os.environ["NO_PROXY"] == "example.com,127.0.0.1,localhost,::1"
     monkeypatch.delenv("no_proxy")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_data_is_begun_ahead_where_a_server_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, there: bool
+) -> None:
+    project = fresh_torch(tmp_path / "project")
+    config = load_config(project.folder / "pipelines.yaml").pipelines["net"]
+    run = Run("net", config, RunOptions(project.store, project.folder), Journal())
+    with stand_in() as server, Workers() as workers:
+        monkeypatch.setenv("PREFECT_API_URL", server.url if there else "http://127.0.0.1:9/api")
+        begin_ahead(run, workers)
+        for ahead in [thread for thread in threading.enumerate() if thread.name == "ahead"]:
+            ahead.join()
+        states = {step: entry.state for (step, _), entry in run.journal.entries.items()}
+        assert states == ({"data": "made"} if there else {})
+        if there:  # the run's own step finds it, and it is no step of an earlier run
+            run_step(run.journal, prepare_data, "", lambda: [run.context(workers), signature_of("net", config, None)])
+            assert run.journal.entries["data", ""].state == "made"
+    assert (project.store / "net/data").exists() == there
 
 
 def test_without_a_server_prefect_is_not_imported(done: Project) -> None:
