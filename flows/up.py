@@ -96,6 +96,7 @@ class Up:
         with open_api() as api:
             done = deploy(api, self.registration, adopt=self.server is not None)
             show(done)
+            sys.stdout.flush()  # into a pipe or a journal it would come when all is over
             _tell_settled([*claims.settle(api, patient=False), *claims.release(api, list(done.ids.values()))])
             serving = Serving(claims, self.limit or default_limit())
             serving.update(done.ids)

@@ -286,7 +286,7 @@ def test_after_a_kill_states_are_true_and_what_was_stopped_waits_to_go_on(up: Se
     moved = Project(up.project.folder.rename(up.project.folder.with_name("moved")))
     (moved.folder / "hold").unlink()
     with service(moved, WEBHOOK="http://127.0.0.1:9/") as elsewhere:
-        assert "~ convert/slow: tags, description, path\n" in elsewhere.text
+        wait_for(lambda: "~ convert/slow: tags, description, path\n" in elsewhere.text, lambda: elsewhere.text)
         for key in stopped:
             elsewhere.ends(key, "COMPLETED")
 
