@@ -78,7 +78,7 @@ class Claims:
         waiting = api.all("/flow_runs/filter", flow_runs=question, deployments={"id": {"any_": [*deployments]}})
         lost = [run for run in waiting if not (self.folder / str(run["id"])).exists()]
         for run in lost:
-            set_state(api, str(run["id"]), scheduled("claimed by a process that is gone"))
+            _set_state(api, str(run["id"]), _scheduled("claimed by a process that is gone"))
         return [Settled(str(run["name"]), "scheduled") for run in lost]
 
     def _settle(self, api: Api, claim: Path) -> Settled | None:
@@ -89,7 +89,7 @@ class Claims:
         if not found or found[0]["state_type"] in told | _WAITING:
             return None
         state = self._true_state(found[0], stopped=stopped)
-        set_state(api, claim.name, state)
+        _set_state(api, claim.name, state)
         return Settled(str(found[0]["name"]), str(state["type"]).lower())
 
     def _true_state(self, run: Json, *, stopped: bool) -> Json:
@@ -98,7 +98,7 @@ class Claims:
             return {"type": "CANCELLED", "name": "Cancelled", "message": "cancelled; its process is gone"}
         record = self._record(str(run["name"]).partition(" ")[0], str(run["id"])[-6:], str(run["start_time"]))
         if record is None and stopped:
-            return scheduled("stopped with `trtflow up`; goes on when it is started again")
+            return _scheduled("stopped with `trtflow up`; goes on when it is started again")
         if record is None:
             return {"type": "CRASHED", "name": "Crashed", "message": f"{_GONE}; {_KEPT}"}
         passed = record.outcome.status == "passed"
@@ -119,12 +119,12 @@ class Claims:
         return None
 
 
-def set_state(api: Api, flow_run: str, state: Json) -> None:
+def _set_state(api: Api, flow_run: str, state: Json) -> None:
     """Set a state, whatever the one before it was."""
     api.change("POST", "/flow_runs/{id}/set_state", flow_run, {"state": state, "force": True})
 
 
-def scheduled(message: str) -> Json:
+def _scheduled(message: str) -> Json:
     """The state of a run that is to start at the next opportunity."""
     now = datetime.now(UTC).isoformat()
     return {"type": "SCHEDULED", "name": "AwaitingRetry", "message": message, "state_details": {"scheduled_time": now}}

@@ -92,12 +92,10 @@ def why_unseen(url: str) -> str:
     try:
         fs, path = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
         fs.info(path)
-    except FileNotFoundError as error:
-        if refusal := _refusal(error):
-            return f"{told} cannot be looked at from here: {_said(refusal):.300}"
-        raise ConfigError(f"there is no checkpoint {told}", "correct the URL") from error
-    except Exception as error:  # noqa: BLE001 - whatever a driver raises: the sender may have no login, and need none
-        return f"{told} cannot be looked at from here: {_said(error):.300}"
+    except Exception as error:  # whatever a driver raises: the sender may have no login, and need none
+        if why := _refusal(error):
+            return f"{told} cannot be looked at from here: {_said(why):.300}"
+        raise _absent(told) from error
     return ""
 
 
@@ -224,18 +222,21 @@ def _url_chunks(source: _Source) -> Generator[bytes, None, None]:
         fs, path = url_to_fs(source.text, use_listings_cache=False, skip_instance_cache=True)
         with fs.open(path, "rb") as stream:
             yield from _read(stream)
-    except FileNotFoundError as error:
-        if refusal := _refusal(error):
-            raise _unreachable(source.told, refusal) from error
-        raise ConfigError(f"there is no checkpoint {source.told}", "correct the URL") from error
     except Exception as error:  # a driver raises what its libraries raise: there is no common class
-        raise _unreachable(source.told, error) from error
+        why = _refusal(error)
+        raise (_unreachable(source.told, why) if why else _absent(source.told)) from error
 
 
-def _refusal(error: FileNotFoundError) -> BaseException | None:
-    """Why a web server hands no file out, unless it is that there is none: fsspec calls either missing."""
+def _refusal(error: Exception) -> BaseException | None:
+    """Why a file is not handed out; None where there is none, which fsspec also says of what a web server refuses."""
+    if not isinstance(error, FileNotFoundError):
+        return error
     cause = error.__cause__
     return cause if getattr(cause, "status", HTTPStatus.NOT_FOUND) != HTTPStatus.NOT_FOUND else None
+
+
+def _absent(told: str) -> ConfigError:
+    return ConfigError(f"there is no checkpoint {told}", "correct the URL")
 
 
 def _unreachable(told: str, error: BaseException) -> ConfigError:

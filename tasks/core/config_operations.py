@@ -132,13 +132,12 @@ def _cron_problem(text: str, name: str, least: int, greatest: int, words: list[s
 def _meant(text: str, least: int, greatest: int, words: list[str]) -> set[int]:
     """The numbers that a field of cron stands for, once nothing is wrong with it."""
     meant: set[int] = set()
-    for part in text.lower().split(","):
-        ends, _, step = part.partition("/")
-        first, _, last = ends.partition("-")
-        begin = least if first == "*" else _cron_number(first, least, words) or 0
-        open_end = greatest if first == "*" or step else begin
-        end = _cron_number(last, least, words) or 0 if last else open_end
-        meant.update(range(begin, end + 1, int(step or 1)))
+    for part in _PART.finditer(text.lower()):
+        every = part["first"] == "*"
+        begin = least if every else _cron_number(part["first"], least, words) or 0
+        last = _cron_number(part["last"], least, words) if part["last"] else None
+        end = last or (greatest if every or part["step"] else begin)
+        meant.update(range(begin, end + 1, int(part["step"] or 1)))
     return meant
 
 
