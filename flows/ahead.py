@@ -1,6 +1,8 @@
 """Begins what the first steps take while Prefect is imported: that, and what they import, takes seconds on one core."""
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 
 from flows.journal import Journal
@@ -17,11 +19,21 @@ from tasks.inspect import signature_of
 from tasks.runtimes.isolate import Workers
 
 
-def begin_ahead(run: Run, workers: Workers) -> None:
+@contextlib.contextmanager
+def begun_ahead(run: Run, workers: Workers) -> Iterator[None]:
     """Start torch's import, and the step `data`, if the model is a torch module that is yet to be exported.
 
-    The run's own step `data` then waits for what is at work, or finds what was made.
+    The run's own step `data` then waits for what is at work, or finds what was made. An error stops it.
     """
+    _begin(run, workers)
+    try:
+        yield
+    except BaseException:
+        run.stop.set()  # else what waits for another run's benchmark would keep this process
+        raise
+
+
+def _begin(run: Run, workers: Workers) -> None:
     if not isinstance(run.config.model, TorchModel):
         return
     journal = Journal()

@@ -68,11 +68,11 @@ def registration_of(config: Config, file: Path) -> Registration:
 def deploy(api: Api, registration: Registration, *, dry_run: bool = False, adopt: bool = False) -> Deployed:
     """Make the API have what is wanted; what the owner has there beside that is removed.
 
-    With `dry_run` nothing is sent but questions. With `adopt`, what a YAML made that is gone from this host is the
-    owner's: the folder was moved, with the database of the API.
+    With `dry_run` nothing is sent but questions. With `adopt`, a YAML that made what is wanted here, and is gone, is
+    taken for the owner's: the folder was moved, with the database of the API.
     """
     wanted, owner = registration.deployments, registration.owner
-    found = _find(api, owner, adopt=adopt)
+    found = _find(api, owner, [each.title for each in wanted] if adopt else ())
     _refuse_strangers(wanted, found, owner)
     missing = [each for each in wanted if each.title not in found.deployments]
     changed = {
@@ -122,40 +122,45 @@ def ids_of(api: Api, owner: Owner) -> dict[str, str]:
     return {title: str(each["id"]) for title, each in _find(api, owner).deployments.items()}
 
 
-def _find(api: Api, owner: Owner, *, adopt: bool = False) -> Found:
+def _find(api: Api, owner: Owner, adopted: Iterable[str] = ()) -> Found:
     flows = {
         str(flow["id"]): str(flow["name"]) for flow in api.all("/flows/filter", flows={"name": {"any_": [*_FLOWS]}})
     }
     every = api.all("/deployments/filter", flows={"name": {"any_": [*_FLOWS]}}) if flows else []
     by_title = {f"{flows[str(each['flow_id'])]}/{each['name']}": each for each in every}
-    tags = {owner.tag, *(_orphaned(every) if adopt else ())}
+    orphans = [by_title[title] for title in adopted if title in by_title and _is_orphan(by_title[title])]
+    tags = {owner.tag, *(tag for each in orphans for tag in _owners(each))}
     automations: dict[str, list[Json]] = {}
     for tag in sorted(tags):
         for automation in api.all("/automations/filter", automations={"tags": {"all_": [tag]}}):
             automations.setdefault(str(automation["name"]), []).append(automation)
-    ours = {title: each for title, each in by_title.items() if tags & {str(tag) for tag in _list(each["tags"])}}
+    ours = {title: each for title, each in by_title.items() if tags & _owners(each)}
     return Found(ours, by_title, automations)
 
 
-def _orphaned(deployments: list[Json]) -> set[str]:
-    """Tags of owners whose YAML is not there any more."""
-    gone = [each for each in deployments if each.get("path") and not Path(str(each["path"])).exists()]
-    return {str(tag) for each in gone for tag in _list(each["tags"]) if str(tag).startswith(f"{TAG}:")}
+def _owners(deployment: Json) -> set[str]:
+    """Tags of the YAML that made it: none, if it was something else."""
+    return {str(tag) for tag in _list(deployment["tags"]) if str(tag).startswith(f"{TAG}:")}
+
+
+def _is_orphan(deployment: Json) -> bool:
+    """Whether the YAML that made it is not there any more."""
+    return bool(_owners(deployment) and deployment.get("path")) and not Path(str(deployment["path"])).exists()
 
 
 def _refuse_strangers(wanted: list[Wanted], found: Found, owner: Owner) -> None:
     """Somebody else's deployment of the same name is not ours to change."""
-    strangers = [each.title for each in wanted if each.title in found.taken and each.title not in found.deployments]
+    titles = [each.title for each in wanted if each.title not in found.deployments]
+    strangers = {title: found.taken[title] for title in titles if title in found.taken}
     if not strangers:
         return
-    paths = {str(found.taken[title].get("path") or "an unknown place") for title in strangers}
-    tagged = all(TAG in _list(found.taken[title]["tags"]) for title in strangers)
-    whose = ", ".join(sorted(paths)) if tagged else "somebody else"
+    paths = {str(each.get("path") or "an unknown place") for each in strangers.values()}
+    whose = ", ".join(sorted(paths)) if all(map(_owners, strangers.values())) else "somebody else"
     cure = "rename the pipeline, or delete the deployment there (prefect deployment delete NAME)"
-    if tagged and not any(Path(path).exists() for path in paths):
+    if all(map(_is_orphan, strangers.values())):
         cure += "; a YAML that was moved gets its deployments back from a `trtflow up` with a server of its own"
     raise ConfigError(
-        f"the API has {', '.join(strangers[:5])} already, made by {whose} and not by {owner.file}",
+        f"the API has {', '.join([*strangers][:5])} already, made by {whose} and not by {owner.file}",
         f"{cure}; nothing was changed",
     )
 

@@ -50,7 +50,7 @@ class Journal:
 
     def started(self, step: str, subject: str) -> None:
         """The step has its inputs. One that was begun ahead took from then."""
-        if self._entry(step, subject).state == "waiting":
+        if self._entry(step, subject).state in ("waiting", "failed"):
             self._change(step, subject, state="running", started=time.monotonic())
 
     def computing(self, step: str, subject: str) -> None:

@@ -25,7 +25,8 @@ def keep_quiet() -> None:
 
 def _ask_this_machine_directly() -> None:
     """Have a proxy of the environment left out for a server on this machine: no proxy leads back here."""
-    if (url := os.environ.get("PREFECT_API_URL")) is None or PrefectHttp.of(url, None, 0).host not in LOOPBACK:
+    url = os.environ.get("PREFECT_API_URL")
+    if not url or PrefectHttp.of(url, None, 0).host not in LOOPBACK:
         return
     for name in ("NO_PROXY", "no_proxy"):
         told = [part for part in os.environ.get(name, "").split(",") if part]

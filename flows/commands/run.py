@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Collection
 from dataclasses import replace
 
-from flows.ahead import begin_ahead
+from flows.ahead import begun_ahead
 from flows.given import load_given
 from flows.journal import Journal
 from flows.options import Options, chosen, open_store, placed
@@ -80,13 +80,13 @@ def _give(run: Run, store: Store, parsed: Namespace) -> None:
 def _run(parsed: Namespace, run: Run, workers: Workers) -> RunOutcome:
     if not (parsed.prefect or os.environ.get("PREFECT_API_URL")):
         return run_pipeline(run, workers)
-    begin_ahead(run, workers)
-    from flows.prefect_settings import keep_quiet
+    with begun_ahead(run, workers):
+        from flows.prefect_settings import keep_quiet
 
-    keep_quiet()
-    from flows.prefect_flow import run_with_prefect
+        keep_quiet()
+        from flows.prefect_flow import run_with_prefect
 
-    return run_with_prefect(run, workers)
+        return run_with_prefect(run, workers)
 
 
 def _print_json(runs: list[Run], options: Options) -> None:

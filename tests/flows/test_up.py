@@ -239,9 +239,11 @@ def test_a_pipeline_that_goes_while_it_runs_is_taken_away_behind_it(up: Service)
     assert "+ convert/slow" in deployed(up)
 
 
-def deployed(up: Service) -> str:
-    """What `trtflow deploy` says."""
-    asked = up.project.start("deploy", before=("env", f"PREFECT_API_URL={up.url}", "WEBHOOK=http://127.0.0.1:9/"))
+def deployed(up: Service, project: Project | None = None) -> str:
+    """What `trtflow deploy` says, of its own project if no other is named."""
+    asked = (project or up.project).start(
+        "deploy", before=("env", f"PREFECT_API_URL={up.url}", "WEBHOOK=http://127.0.0.1:9/")
+    )
     out, err = asked.communicate(timeout=60)
     assert asked.returncode == 0, err
     return out
@@ -259,7 +261,7 @@ def test_a_run_that_is_cancelled_ends_as_cancelled(up: Service) -> None:
 
 
 @pytest.mark.slow
-def test_after_a_kill_states_are_true_and_what_was_stopped_waits_to_go_on(up: Service) -> None:
+def test_after_a_kill_states_are_true_and_what_was_stopped_waits_to_go_on(up: Service, tmp_path: Path) -> None:
     killed = hold(up)
     up.process.kill()
     up.process.wait()
@@ -272,6 +274,10 @@ def test_after_a_kill_states_are_true_and_what_was_stopped_waits_to_go_on(up: Se
         again.ends(again.start_run("convert/slow"), "COMPLETED")
         steps = {step.step: step.cached for step in up.project.record("slow").outcome.steps}
         assert steps["inspect"]  # the only one that was done when it was killed
+        other = fresh(tmp_path / "other")
+        other.write(alone=SOURCE)
+        assert "+ convert/alone" in deployed(again, other)
+        (other.folder / "pipelines.yaml").unlink()
         stopped = [hold(again), again.start_run("convert/slow2")]
         again.wait(stopped[1], "RUNNING")
         os.kill(again.server_process(), signal.SIGKILL)  # it has to come back to hear of them
@@ -283,12 +289,18 @@ def test_after_a_kill_states_are_true_and_what_was_stopped_waits_to_go_on(up: Se
         question = "SELECT state_type, state_name FROM flow_run WHERE id IN (?, ?)"
         assert database.execute(question, stopped).fetchall() == [("SCHEDULED", "AwaitingRetry")] * 2
 
-    moved = Project(up.project.folder.rename(up.project.folder.with_name("moved")))
+    go_on_elsewhere(up.project.folder, stopped)
+
+
+def go_on_elsewhere(folder: Path, stopped: list[str]) -> None:
+    """Move the project, and start it there."""
+    moved = Project(folder.rename(folder.with_name("moved")))
     (moved.folder / "hold").unlink()
     with service(moved, WEBHOOK="http://127.0.0.1:9/") as elsewhere:
         wait_for(lambda: "~ convert/slow: tags, description, path\n" in elsewhere.text, lambda: elsewhere.text)
         for key in stopped:
             elsewhere.ends(key, "COMPLETED")
+        assert elsewhere.get("deployments/name/convert/alone")  # of another YAML, which was not moved to here
 
 
 def database_of(project: Project, revision: str) -> Path:
