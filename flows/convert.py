@@ -19,7 +19,7 @@ from tasks.evaluate import SOURCE, EvaluateMetrics, evaluate, metric_of
 from tasks.export import export
 from tasks.facts import facts as count_facts
 from tasks.fold import fold
-from tasks.gates import Score, Verdict, judge_metric, judge_parity
+from tasks.gates import Score, Verdict, judge_metric, judge_parity, parity_bound
 from tasks.inspect import inspect_source, signature_of
 from tasks.judge import judge
 from tasks.layers import layers
@@ -30,6 +30,7 @@ from tasks.repair import repair
 from tasks.runtimes.load import DEPLOYABLE, LAYERED, installed, offline, runs_here
 from tasks.sources.onnx_graph import GraphFacts
 from tasks.target import Target
+from tasks.verify_range import RangeMetrics, range_problem, verify_range
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Branch:
     unrepaired: Result[Artifact] | None
     parity: Result[Artifact]
     score: Result[Artifact] | None
+    over_range: Result[Artifact] | None
 
 
 def targets(config: PipelineConfig, *, typed: bool) -> list[Target]:
@@ -192,11 +194,11 @@ def _typed(context: Context, submit: Submit, trunk: Trunk, precision: PrecisionC
 
 
 def _compiled(context: Context, submit: Submit, trunk: Trunk, target: Target, typed: Typed) -> Compiled:
-    built = submit(build, target.id, context, target, trunk.signature, trunk.data, typed.graph)
-    before = None
-    if typed.unrepaired:
-        earlier = target.unrepaired
-        before = submit(build, earlier.id, context, earlier, trunk.signature, trunk.data, typed.unrepaired)
+    def engine(made: Target, graph: Result[Artifact]) -> Result[Artifact]:
+        return submit(build, made.id, context, made, trunk.signature, (trunk.data, trunk.exported, graph))
+
+    built = engine(target, typed.graph)
+    before = engine(target.unrepaired, typed.unrepaired) if typed.unrepaired else None
     return Compiled(typed, built, before)
 
 
@@ -204,8 +206,13 @@ def _branch(context: Context, submit: Submit, trunk: Trunk, target: Target, comp
     typed, built = compiled.typed, compiled.built
     hops = (trunk.exported, *trunk.judged, typed.judged, *typed.pruned)
     compared = submit(parity, target.id, context, target, trunk.data, built, hops)
+    over_range = None
+    if trunk.signature.dims and not target.run_on:
+        graphs = (trunk.data, trunk.exported, trunk.folded, typed.graph, built)
+        over_range = submit(verify_range, target.id, context, target, trunk.signature, graphs)
     score = submit(evaluate, target.id, context, target, trunk.data, trunk.exported, built) if trunk.score else None
-    return Branch(target, typed, built, None if target.run_on else compiled.unrepaired, compared, score)
+    unrepaired = None if target.run_on else compiled.unrepaired
+    return Branch(target, typed, built, unrepaired, compared, score, over_range)
 
 
 def _first_error(steps: Sequence[Result[Artifact] | None]) -> TrtflowError | None:
@@ -231,7 +238,8 @@ def _score(context: Context, score: Result[Artifact] | None) -> float | None:
 
 def _finding(context: Context, trunk: Trunk, branch: Branch, source: float | None) -> Finding:
     """Judge one result: the boundary at which a failure becomes a line of the report."""
-    steps = [*trunk.steps(), *branch.typed.steps(), branch.built, branch.parity, trunk.score, branch.score]
+    reached = (branch.built, branch.parity, branch.over_range, trunk.score, branch.score)
+    steps = [*trunk.steps(), *branch.typed.steps(), *reached]
     error = _first_error(steps)
     found = Finding(
         branch.target,
@@ -248,7 +256,20 @@ def _finding(context: Context, trunk: Trunk, branch: Branch, source: float | Non
     compared = context.metrics(branch.parity.result(), ParityMetrics)
     metric = _score(context, branch.score)
     verdict = _verdict(context, branch.target, compared, (metric, source))
-    return replace(found, verdict=verdict, parity=compared, metric=metric)
+    over_range = context.metrics(branch.over_range.result(), RangeMetrics) if branch.over_range else None
+    if over_range is not None and verdict.status == "passed":
+        verdict = _over_range(context, branch.target, (compared, over_range), verdict)
+    return replace(found, verdict=verdict, parity=compared, metric=metric, over_range=over_range)
+
+
+def _over_range(
+    context: Context, target: Target, found: tuple[ParityMetrics, RangeMetrics], verdict: Verdict
+) -> Verdict:
+    """What passed on golden inputs must be right at all declared sizes too."""
+    compared, over_range = found
+    bound = parity_bound(target, context.config.gates)
+    problem = range_problem(over_range, bound, compared.hops["vs_source"].worst)
+    return Verdict(status="failed", reason=f"range: {problem}") if problem else verdict
 
 
 def _layered(context: Context, submit: Submit, trunk: Trunk, found: Finding) -> Finding:

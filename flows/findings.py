@@ -8,6 +8,7 @@ from tasks.core.report import Artifact
 from tasks.gates import Verdict
 from tasks.parity import ParityMetrics
 from tasks.target import Target
+from tasks.verify_range import RangeMetrics
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Finding:
     metric: float | None = None
     regression: str = ""
     layers: Artifact | None = None
+    over_range: RangeMetrics | None = None
     no_layers: str = ""
 
 

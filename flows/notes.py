@@ -4,6 +4,7 @@ from flows.build_notes import build_notes
 from flows.findings import Finding, Findings
 from tasks.benchmark import BenchmarkMetrics
 from tasks.context import Context
+from tasks.core.range_points import named
 from tasks.core.report import Artifact
 from tasks.runtimes.timing import PointFigures, Speedup
 from tasks.sources.collect import DataMetrics
@@ -24,6 +25,7 @@ def notes_of(context: Context, findings: Findings) -> list[str]:
         notes += _calibration(name, context.metrics(found.calibration, CalibrationMetrics)) if found.calibration else []
     for found in findings.results:
         notes += _repair(context, found, findings.benchmark)
+        notes += _limited(found)
         notes += [f"{found.target.id}: no table of its layers: {found.no_layers}"] if found.no_layers else []
     notes += build_notes(context, findings.results, findings.benchmark)
     if findings.benchmark and context.config.benchmark.streams and not findings.benchmark.gpu:
@@ -79,6 +81,17 @@ def _repair(context: Context, found: Finding, measured: BenchmarkMetrics | None)
         if point.name == found.target.id and speedup.against == beside
     ]
     return [f"{found.target.id}: {', '.join([what, *cost])}"]
+
+
+def _limited(found: Finding) -> list[str]:
+    """Up to which size an engine was verified, where the largest would have taken too long or too much memory."""
+    if found.over_range is None:
+        return []
+    return [
+        f"{found.target.id}: not verified at {named(limited.asked)}, which would take too long or too much memory; "
+        + (f"verified at {named(limited.ran)}" if limited.ran else "nothing as large was run")
+        for limited in found.over_range.limited
+    ]
 
 
 def _synthetic(data: DataMetrics) -> list[str]:

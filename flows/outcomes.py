@@ -31,6 +31,7 @@ def _engine_outcome(context: Context, found: Finding, measured: BenchmarkMetrics
         parity=_parity(found.parity) if found.parity else None,
         metric=found.metric,
         latency=tuple(_latency(point) for point in measured.points if point.name == target.id) if measured else (),
+        verified=found.over_range.verified if found.over_range else {},
     )
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 from pydantic import JsonValue
 
@@ -11,7 +12,7 @@ from tasks.core.environment import cpu_host, gpu_host
 from tasks.core.errors import StepError
 from tasks.core.locks import Mode
 from tasks.core.report import Artifact
-from tasks.core.sets import CALIBRATION, GOLDEN
+from tasks.core.sets import CALIBRATION, GOLDEN, RANGE
 from tasks.core.signature import Signature
 from tasks.core.store import Made
 from tasks.core.verified import known
@@ -21,16 +22,20 @@ from tasks.runtimes.base import CARD, ENGINE, BuildRequest, read_card
 from tasks.runtimes.engines import build_engine
 from tasks.runtimes.install import install_line
 from tasks.runtimes.interpreters import Interpreter
+from tasks.sources.source_range import read_range
 from tasks.step import StepOptions, step
 from tasks.target import Target
 
-OPTIONS = StepOptions("build", version=2)
+OPTIONS = StepOptions("build", version=3)
 MODEL = "model.onnx"
+# The step's data, the source's export (where the source ran) and the typed graph.
+BuildInputs: TypeAlias = tuple[Artifact, Artifact, Artifact]
 
 
 @step(OPTIONS)
-def build(context: Context, target: Target, signature: Signature, data: Artifact, typed: Artifact) -> Artifact:
-    """Make model.engine and card.json."""
+def build(context: Context, target: Target, signature: Signature, inputs: BuildInputs) -> Artifact:
+    """Make model.engine and card.json, and run the engine at the sizes at which the source ran."""
+    data, exported, typed = inputs
     engine, precision = target.engine, target.precision
     options: dict[str, JsonValue] = engine.chosen()
     host = gpu_host() if engine.device == "cuda" else cpu_host()
@@ -49,14 +54,18 @@ def build(context: Context, target: Target, signature: Signature, data: Artifact
             },
         }
     )
-    recipe = context.using(recipe, typed=Files(typed), golden=Files(data, (GOLDEN,)))
-    if precision.by_tensorrt:
-        recipe = context.using(
-            recipe, typed=Files(typed), golden=Files(data, (GOLDEN,)), calibration=Files(data, (CALIBRATION,))
-        )
+    calibration = {"calibration": Files(data, (CALIBRATION,))} if precision.by_tensorrt else {}
+    recipe = context.using(
+        recipe,
+        typed=Files(typed),
+        golden=Files(data, (GOLDEN,)),
+        range=Files(exported, (RANGE,)),
+        **calibration,
+    )
 
     def make(folder: Path) -> Made:
-        exported = exported_of(context.store, typed)
+        origin = exported_of(context.store, typed)
+        over_range = context.optional_file(exported, RANGE)
         request = BuildRequest(
             runtime=engine.runtime,
             model=context.model_file(typed),
@@ -69,9 +78,10 @@ def build(context: Context, target: Target, signature: Signature, data: Artifact
             module=place.module if place.name else "",
             links=True,
             calibration=context.file(data, CALIBRATION) if precision.by_tensorrt else None,
-            exported=context.store.folder(exported) / MODEL if exported else None,
+            exported=context.store.folder(origin) / MODEL if origin else None,
             timing_caches=context.store.timing,
             earlier=earlier_builds(context.store, recipe, refittable=engine.options.refittable),
+            range=read_range(over_range) if over_range else (),
         )
         home = replace(engine_home(place), seconds=engine.options.timeout)
         made = context.call(home, build_engine, request, folder)

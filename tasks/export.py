@@ -17,21 +17,21 @@ from tasks.sources.onnx_import import OnnxImportRequest, import_onnx
 from tasks.sources.torch_export import TorchExportRequest, export_torch
 from tasks.step import StepOptions, step
 
-OPTIONS = StepOptions("export", version=2, tags=("user-code",))
+OPTIONS = StepOptions("export", version=3, tags=("user-code",))
 _TORCH_TOOLS = ("torch", "onnx", "onnxscript", "numpy", "safetensors")
 
 
 @step(OPTIONS)
 def export(context: Context, signature: Signature, data: Artifact, external: tuple[str, ...] = ()) -> Artifact:
-    """Make model.onnx, golden_outputs.safetensors and, with evaluation data, evaluation_outputs.safetensors.
+    """Make model.onnx and what the source computes: on golden, on evaluation data, and over the declared range.
 
     `external` names the files beside an ONNX source that hold its weights.
     """
     match context.config.model:
         case TorchModel():
             return _from_torch(context, signature, data)
-        case OnnxModel() as model:
-            return _from_onnx(context, model, data, external)
+        case OnnxModel():
+            return _from_onnx(context, signature, data, external)
         case other:
             assert_never(other)
 
@@ -67,13 +67,16 @@ def _from_torch(context: Context, signature: Signature, data: Artifact) -> Artif
             folder=folder,
         )
         reply = context.call(TORCH, export_torch, request, folder)
-        return Made({"facts": params(reply.facts)}, reply.observed)
+        return Made({"facts": params(reply.facts), "range": params(reply.range)}, reply.observed)
 
     return context.produce(Work(recipe, make, observing=True))
 
 
-def _from_onnx(context: Context, model: OnnxModel, data: Artifact, external: tuple[str, ...]) -> Artifact:
-    recipe = _recipe(context, data, ("onnx", "onnxruntime"), external)
+def _from_onnx(context: Context, signature: Signature, data: Artifact, external: tuple[str, ...]) -> Artifact:
+    model = context.config.model
+    assert isinstance(model, OnnxModel)  # noqa: S101 - the caller asks only where it is
+    recipe = _recipe(context, data, ("onnx", "onnxruntime", "numpy", "safetensors"), external)
+    recipe.params.update(signature=params(signature))
     source, homes = onnx_file(context.project / model.onnx), flat_names(external)
 
     def make(folder: Path) -> Made:
@@ -84,8 +87,10 @@ def _from_onnx(context: Context, model: OnnxModel, data: Artifact, external: tup
             homes=homes,
             golden=context.file(data, GOLDEN),
             evaluation=context.optional_file(data, EVALUATION),
+            signature=signature,
             folder=folder,
         )
-        return Made({"facts": params(context.call(ONNX, import_onnx, request, folder).facts)})
+        reply = context.call(ONNX, import_onnx, request, folder)
+        return Made({"facts": params(reply.facts), "range": params(reply.range)})
 
     return context.produce(Work(recipe, make))

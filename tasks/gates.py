@@ -63,6 +63,12 @@ def judge_parity(target: Target, gates: GatesConfig, error: OutputError, *, metr
     return Verdict(status="passed", reason="parity within the usual bounds")
 
 
+def parity_bound(target: Target, gates: GatesConfig) -> Tolerance:
+    """The bound that a result's outputs must keep: the YAML's, else the default of its kind."""
+    declared = _declared(target, gates)
+    return PARITY[target.precision.kind] if declared is None else declared
+
+
 def judge_metric(gates: GatesConfig, metric: MetricConfig, score: Score) -> Verdict:
     """Judge the user's metric: its floor or ceiling, and what it lost against the source framework."""
     if metric.min is not None and score.engine < metric.min:

@@ -144,6 +144,8 @@ def _in_words(found: Evidence, engine: EngineOutcome, asked: Asked) -> list[str]
             )
             if f"{name} " not in engine.reason  # which tells it with its bound
         ]
+    sizes = ", ".join(f"{dim} {low} to {high}" for dim, (low, high) in engine.verified.items())
+    words += [f"compared with the source at {sizes}"] if sizes else []
     return [word for word in (*words, blame.made_by(found, engine, asked)) if word]
 
 

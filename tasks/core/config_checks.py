@@ -66,6 +66,12 @@ def dim_problems(dims: Dims) -> Iterator[Problem]:
         if not dim.min <= dim.opt <= dim.max:
             found = f"found min {dim.min}, opt {dim.opt}, max {dim.max}"
             yield Problem(f"{found}, expected min <= opt <= max", "put them in order", ("dims", name))
+        for end in ("min", "opt", "max"):
+            size = getattr(dim, end)
+            if size % dim.step:
+                near = max(dim.step, size - size % dim.step)
+                cure = f"use {near}, or another step"
+                yield Problem(f"{end} {size} is no multiple of step {dim.step}", cure, ("dims", name, end))
 
 
 def point_problems(dims: Dims | None, benchmark: BenchmarkConfig, promote: PromoteConfig) -> Iterator[Problem]:
@@ -92,8 +98,8 @@ def _outside(path: tuple[str | int, ...], point: Point, dims: Dims | None) -> It
         if dim is None:
             cure = suggest(name, dims or {}) or "all its sizes are fixed: remove it"
             yield Problem(f"{name!r} is no dim of this pipeline", cure, (*path, name))
-        elif not dim.min <= size <= dim.max:
-            cure = f"use {dim.min} to {dim.max}, or widen dims.{name}"
+        elif not dim.holds(size):
+            cure = f"use {dim.described()}, or change dims.{name}"
             yield Problem(f"{size} is outside the range of {name!r}", cure, (*path, name))
 
 

@@ -69,9 +69,9 @@ def _check_shape(shape: tuple[int, ...], spec: InputSpec, what: str, sizes: dict
 def _check_sizes(sizes: dict[str, int], signature: Signature, what: str) -> None:
     for name, size in sizes.items():
         dim = signature.dims[name]
-        if not dim.min <= size <= dim.max:
+        if not dim.holds(size):
             raise UserCodeError(
-                f"{what} has {name} = {size}, outside its range {dim.min} to {dim.max}",
+                f"{what} has {name} = {size}, outside its range {dim.described()}",
                 f"yield smaller batches, or widen `dims.{name}` in the YAML",
             )
 

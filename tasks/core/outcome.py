@@ -52,7 +52,10 @@ class LatencyOutcome(Frozen):
 
 
 class EngineOutcome(Frozen):
-    """The verdict on one result, with its reason."""
+    """The verdict on one result, with its reason.
+
+    `verified`: the smallest and the largest size of each dim at which the engine was compared with the source.
+    """
 
     id: str
     engine: str
@@ -65,6 +68,7 @@ class EngineOutcome(Frozen):
     parity: ParityOutcome | None
     metric: float | None
     latency: tuple[LatencyOutcome, ...]
+    verified: dict[str, tuple[int, int]] = Field(default_factory=dict)  # absent from records of before it was kept
 
 
 class Promoted(Frozen):

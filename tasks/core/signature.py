@@ -10,11 +10,21 @@ Dtype = Literal["float32", "float16", "float64", "int64", "int32", "int16", "int
 
 
 class DimRange(Frozen):
-    """The sizes that a named dim takes; the names are those of an optimization profile."""
+    """The sizes that a named dim takes: multiples of `step`. The names are those of an optimization profile."""
 
     min: int = Field(ge=1)
     opt: int = Field(ge=1)
     max: int = Field(ge=1)
+    step: int = Field(default=1, ge=1)
+
+    def holds(self, size: int) -> bool:
+        """Whether the dim takes this size."""
+        return self.min <= size <= self.max and size % self.step == 0
+
+    def described(self) -> str:
+        """The sizes in words."""
+        sizes = f"{self.min} to {self.max}"
+        return sizes if self.step == 1 else f"{sizes} in multiples of {self.step}"
 
 
 class InputSpec(Frozen):

@@ -13,6 +13,7 @@ from pydantic import Field, JsonValue, ValidationError
 from tasks.core.errors import StepError
 from tasks.core.files import link_or_copy
 from tasks.core.frozen import Frozen
+from tasks.core.range_points import RangePoint
 from tasks.core.signature import DimRange, Signature
 from tasks.core.tensors import Tensors
 from tasks.runtimes.external_data import external_names, external_tensors, read_in
@@ -55,7 +56,11 @@ class TensorSpec(Frozen):
 
 
 class EngineCard(Frozen):
-    """An engine's identity: what made it, what it is bound to, what it takes and gives, and how to open it."""
+    """An engine's identity: what made it, what it is bound to, what it takes and gives, and how to open it.
+
+    `verified` is the smallest and the largest size of each dim at which the engine was run against the source; empty in
+    cards of engines that were not run where they were built, and in older ones.
+    """
 
     card_version: Literal[1] = 1
     runtime: str
@@ -69,6 +74,7 @@ class EngineCard(Frozen):
     settings: dict[str, JsonValue]
     engine_bytes: int
     engine_sha256: str
+    verified: dict[str, tuple[int, int]] = Field(default_factory=dict)
 
 
 class EarlierBuild(Frozen):
@@ -91,6 +97,7 @@ class BuildRequest(Frozen):
     `calibration` is there where the runtime itself lowers the precision. `exported` is what the graph was made from,
     and tells where nodes come from. `timing_caches` and `earlier` save time, and decide nothing.
     `module` is what is imported for it, where that is not what the runtime is named after.
+    `range` are the sizes at which the engine is then run on golden inputs: those at which the source ran.
     """
 
     runtime: str
@@ -107,6 +114,18 @@ class BuildRequest(Frozen):
     timing_caches: Path | None = None
     earlier: tuple[EarlierBuild, ...] = ()
     module: str = ""
+    range: tuple[RangePoint, ...] = ()
+
+
+class EngineRange(Frozen):
+    """Where an engine was run over the declared range: `ran` are points of the request, `failed` says why one did not.
+
+    `too_large` are those that would have taken too long, or too much memory.
+    """
+
+    ran: tuple[RangePoint, ...] = ()
+    failed: tuple[tuple[RangePoint, str], ...] = ()
+    too_large: tuple[RangePoint, ...] = ()
 
 
 class BuildMetrics(Frozen):
@@ -131,6 +150,7 @@ class BuildMetrics(Frozen):
     seconds: float | None = None
     earlier: EarlierBuild | None = None
     timing_cache: TimingCacheUse | None = None
+    range: EngineRange = EngineRange()
 
 
 class OpenOptions(Frozen):
@@ -281,8 +301,8 @@ def check_inputs(card: EngineCard, feeds: Tensors) -> None:
             raise StepError(f"input '{spec.name}' has shape {list(feed.shape)}, the engine takes {takes}")
     for name, size in sizes.items():
         dim = card.dims.get(name)
-        if dim is not None and not dim.min <= size <= dim.max:
-            raise StepError(f"the feeds have {name} = {size}, the engine takes {dim.min} to {dim.max}")
+        if dim is not None and not dim.holds(size):
+            raise StepError(f"the feeds have {name} = {size}, the engine takes {dim.described()}")
 
 
 def sample(run: Callable[[], object], seconds: float) -> Samples:

@@ -19,6 +19,7 @@ from tasks.runtimes.base import (
     Session,
     read_card,
 )
+from tasks.runtimes.engine_range import run_range
 from tasks.runtimes.gpu_session import GpuSession
 from tasks.runtimes.gpu_timing import GpuFigures, gpu_figures
 from tasks.runtimes.load import load_runtime, runtime_name
@@ -89,8 +90,12 @@ def probe(request: ProbeRequest) -> Capabilities:
 
 
 def build_engine(request: BuildRequest) -> BuildMetrics:
-    """Compile a typed graph into an engine and its card."""
-    return _available(request.runtime, request.module).build(request, request.folder)
+    """Compile a typed graph into an engine and its card, and run it over the declared range where it runs here."""
+    runtime = _available(request.runtime, request.module)
+    made = runtime.build(request, request.folder)
+    if not request.range or made.not_run or runtime.probe().not_run:
+        return made
+    return made.model_copy(update={"range": run_range(runtime, request)})
 
 
 def run_engine(request: RunRequest) -> RunReply:

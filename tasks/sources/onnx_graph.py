@@ -8,6 +8,7 @@ from tasks.core.frozen import Frozen
 from tasks.core.report import Observation
 from tasks.runtimes.external_data import external_names
 from tasks.sources.external_files import check_external, placeholders
+from tasks.sources.source_range import SourceRange
 
 if TYPE_CHECKING:
     import onnx
@@ -57,6 +58,7 @@ class ExportReply(Frozen):
 
     facts: GraphFacts
     observed: tuple[Observation, ...] | None = None
+    range: SourceRange = SourceRange()
 
 
 def read_facts(model: "onnx.ModelProto") -> GraphFacts:

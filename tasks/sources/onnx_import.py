@@ -1,16 +1,19 @@
 """Take the user's ONNX file as the source: check it, copy it, run it unoptimised (in a worker)."""
 
+import contextlib
 import shutil
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from tasks.core.errors import CannotRun, StepError, UserCodeError
 from tasks.core.frozen import Frozen
 from tasks.core.sets import EVALUATION_OUTPUTS, GOLDEN_OUTPUTS
-from tasks.core.signature import Dtype
+from tasks.core.signature import Dtype, Signature
 from tasks.core.tensors import Tensors, load_batches, save_batches
 from tasks.runtimes.external_data import external_names
-from tasks.runtimes.onnxruntime_session import run_unoptimised
+from tasks.runtimes.onnxruntime_session import open_unoptimised, run_batches
 from tasks.sources.external_files import MODEL, bring_home, take_in_bodies
 from tasks.sources.onnx_graph import (
     ExportReply,
@@ -20,6 +23,10 @@ from tasks.sources.onnx_graph import (
     load_graph,
     read_facts,
 )
+from tasks.sources.source_range import RangeRun, Source
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 
 class InspectRequest(Frozen):
@@ -38,6 +45,7 @@ class OnnxImportRequest(Frozen):
     homes: dict[str, str]
     golden: Path
     evaluation: Path | None
+    signature: Signature
     folder: Path
 
 
@@ -88,15 +96,41 @@ def import_onnx(request: OnnxImportRequest) -> ExportReply:
         shutil.copyfile(request.model, path)
     for name in set(request.homes.values()) - set(external_names(model)):
         (request.folder / name).unlink()
+    return ExportReply(facts=read_facts(model), range=_run_all(request, path).save(request.folder))
+
+
+def _run_all(request: OnnxImportRequest, path: Path) -> RangeRun:
+    """Keep what the model computes on the golden and evaluation batches, and over the declared range."""
+    session = _opened(request, path)
     for name, feeds in ((GOLDEN_OUTPUTS, request.golden), (EVALUATION_OUTPUTS, request.evaluation)):
         if feeds is not None:
-            save_batches(request.folder / name, _run_source(request, path, feeds))
-    return ExportReply(facts=read_facts(model))
+            batches = load_batches(feeds)
+            save_batches(request.folder / name, [_outputs(request, session, path, batch) for batch in batches])
+    golden = load_batches(request.golden)[0]
+    return Source(partial(_plain_outputs, session), golden, request.signature, request.model.name).run_range()
 
 
-def _run_source(request: OnnxImportRequest, path: Path, feeds: Path) -> list[Tensors]:
+def _plain_outputs(session: "onnxruntime.InferenceSession", feeds: Tensors) -> Tensors:
+    return run_batches(session, [feeds])[0]
+
+
+def _opened(request: OnnxImportRequest, path: Path) -> "onnxruntime.InferenceSession":
+    with _blaming(request, path):
+        return open_unoptimised(path)
+
+
+def _outputs(
+    request: OnnxImportRequest, session: "onnxruntime.InferenceSession", path: Path, feeds: Tensors
+) -> Tensors:
+    with _blaming(request, path):
+        return run_batches(session, [feeds])[0]
+
+
+@contextlib.contextmanager
+def _blaming(request: OnnxImportRequest, path: Path) -> Iterator[None]:
+    """Turn a failure of the runtime into one of the user's model."""
     try:
-        return run_unoptimised(path, load_batches(feeds))
+        yield
     except StepError as error:
         cure = error.cure or "export it again, or correct what made it"
         if isinstance(error, CannotRun):  # its cure is that of a precision, and this is the source

@@ -19,8 +19,10 @@ from tasks.core.tolerances import PARITY, excess
 from tasks.core.user_code import call_user
 from tasks.runtimes.onnxruntime_session import run_unoptimised
 from tasks.runtimes.torch_eager import TorchEagerSession
+from tasks.sources.graph_range import described, deviations
 from tasks.sources.onnx_graph import ExportReply, GraphFacts, read_facts
 from tasks.sources.onnx_outputs import name_outputs, placeholders
+from tasks.sources.source_range import RangeRun, Source
 from tasks.sources.torch_assumptions import check_assumptions
 from tasks.sources.torch_module import TorchSource, load_module, output_names, takes_names
 
@@ -51,14 +53,35 @@ def export_torch(request: TorchExportRequest) -> ExportReply:
         module = load_module(request.source)
         example = _example(request)
         names = output_names(module, example, request.source)
-        program = _export(module, request, example, names)
         _run_source(module, request, names)
+        over_range = _run_range(module, request, names)
+        program = _export(module, request, example, names)
     facts = _finish(request.folder / MODEL, names)
     _check(facts, request)
+    _check_range(request, over_range)
     if program is not None and program.exported_program is not None:
         agree = partial(_agree, module, request, names)
         check_assumptions(program.exported_program, request.source.inputs, request.signature, agree)
-    return ExportReply(facts=facts, observed=observations())
+    return ExportReply(facts=facts, observed=observations(), range=over_range.save(request.folder))
+
+
+def _run_range(module: "torch.nn.Module", request: TorchExportRequest, names: Sequence[str]) -> RangeRun:
+    """Run the module at every point of the declared range."""
+    inputs = request.source.inputs
+    with TorchEagerSession(module, inputs, names, by_name=takes_names(module, inputs)) as session:
+
+        def infer(feeds: Tensors) -> Tensors:
+            return cast("Tensors", call_user(request.source.factory, partial(session.infer, feeds)))
+
+        golden = load_batches(request.golden)[0]
+        return Source(infer, golden, request.signature, "the module").run_range()
+
+
+def _check_range(request: TorchExportRequest, over_range: RangeRun) -> None:
+    golden = load_batches(request.golden)[0]
+    wrong = deviations(request.folder / MODEL, over_range, golden, request.signature)
+    if wrong:
+        raise UserCodeError(described(wrong, over_range), "mend the module, or narrow `dims` to sizes that are right")
 
 
 def _run_source(module: "torch.nn.Module", request: TorchExportRequest, names: Sequence[str]) -> None:
