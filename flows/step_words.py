@@ -17,6 +17,7 @@ from tasks.core.store import read_report
 from tasks.evaluate import EvaluateMetrics
 from tasks.parity import ParityMetrics
 from tasks.runtimes.base import BuildMetrics
+from tasks.verify_range import RangeMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,6 +71,9 @@ def _figures(report: Report) -> "Iterator[str]":
         case "parity":
             hops = ParityMetrics.model_validate(report.metrics).hops
             yield from (f"error {figure(hop.worst.rel_l2)}" for name, hop in hops.items() if name == "vs_source")
+        case "range":
+            sizes = RangeMetrics.model_validate(report.metrics).verified
+            yield from (f"{dim} {low} to {high}" for dim, (low, high) in sizes.items())
         case "evaluate":
             yield f"metric {EvaluateMetrics.model_validate(report.metrics).value:.4f}"
         case "benchmark":

@@ -95,7 +95,7 @@ def build_engine(request: BuildRequest) -> BuildMetrics:
     made = runtime.build(request, request.folder)
     if not request.range or made.not_run or runtime.probe().not_run:
         return made
-    return made.model_copy(update={"range": run_range(runtime, request)})
+    return made.model_copy(update={"range": run_range(runtime, request, made.unchanged)})
 
 
 def run_engine(request: RunRequest) -> RunReply:

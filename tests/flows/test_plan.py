@@ -23,8 +23,10 @@ STEPS = [
     "judge fp32",
     "build onnxruntime/fp32",
     "parity onnxruntime/fp32",
+    "range onnxruntime/fp32",
     "build reference/fp32",
     "parity reference/fp32",
+    "range reference/fp32",
     "benchmark",
     "promote",
 ]
@@ -77,7 +79,7 @@ def test_where_nothing_changed_only_the_promotion_runs(once: Project, call: Call
 
 def test_a_plan_for_people_has_a_line_for_each_step(once: Project, call: Call) -> None:
     lines = call(once, "plan", "tiny").out.splitlines()
-    assert lines[0] == "tiny: 15 steps, 14 cached, 1 to run"
+    assert lines[0] == "tiny: 17 steps, 16 cached, 1 to run"
     assert lines[1] == "  cached  inspect"
     assert lines[-1].split() == ["run", "promote", "always", "runs"]
     assert not [line for line in lines if line != line.rstrip()]

@@ -54,6 +54,7 @@ def test_every_report_of_every_step_conforms(once: Project, torch_once: Project)
             "quantize",
             "build",
             "parity",
+            "range",
             "evaluate",
             "benchmark",
             "facts",
