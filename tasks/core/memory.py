@@ -1,11 +1,15 @@
 """How much memory this process may still take: what the system has, and what its control group allows."""
 
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 _MEMINFO = Path("/proc/meminfo")
 _GROUPS = Path("/sys/fs/cgroup")
+_STATUS = Path("/proc/self/status")
+_REFERENCES = Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"  # see proc_pid_clear_refs(5)
 
 
 def available_bytes(meminfo: Path = _MEMINFO, groups: Path = _GROUPS) -> int:
@@ -13,6 +17,18 @@ def available_bytes(meminfo: Path = _MEMINFO, groups: Path = _GROUPS) -> int:
     found = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(encoding="ascii"), re.MULTILINE)
     system = int(found[1]) * 1024 if found else 1 << 62
     return min((system, *_left_in_groups(groups)))
+
+
+def peak_bytes() -> int:
+    """The most host memory that this process held, since `forget_peak` where the system allows that."""
+    found = re.search(r"^VmHWM:\s+(\d+) kB", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
+def forget_peak() -> None:
+    """Begin to measure the peak anew."""
+    with contextlib.suppress(OSError):  # a container may forbid it: the peak is then that of the whole process
+        _REFERENCES.write_text(_RESET_PEAK, encoding="ascii")
 
 
 def _left_in_groups(groups: Path) -> Iterator[int]:

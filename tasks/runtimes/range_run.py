@@ -1,15 +1,15 @@
 """Run something at every point of the declared range, within bounds of time and memory (in a worker)."""
 
 import math
-import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from tasks.core.memory import available_bytes
+from tasks.core.memory import available_bytes, forget_peak, peak_bytes
 from tasks.core.range_points import RangePoint, Sizes
 from tasks.core.signature import Signature
 from tasks.core.tensors import Tensors
+from tasks.runtimes.base import resident_bytes
 
 # What one size may take. A size that would take more is replaced by the largest that does not.
 SECONDS = 20.0
@@ -27,6 +27,7 @@ class Budget:
 
     seconds: float = SECONDS
     _runs: list[tuple[int, float, float]] = field(default_factory=list)  # volume, seconds, bytes
+    _resident: int | None = None  # before the first run: what a smaller run has freed is taken again by a larger one
 
     def allows(self, volume: int) -> bool:
         """Whether a run of this volume is expected to stay within the bounds; the first run is always allowed."""
@@ -44,9 +45,12 @@ class Budget:
 
     def measured(self, run: Callable[[], Tensors], volume: int) -> Tensors:
         """Run it, and note what it took."""
-        before, begin = _peak_bytes(), time.perf_counter()
+        if self._resident is None:
+            self._resident = resident_bytes()
+        forget_peak()
+        begin = time.perf_counter()
         outputs = run()
-        grown = max(_peak_bytes() - before, sum(output.nbytes for output in outputs.values()))
+        grown = max(peak_bytes() - self._resident, sum(output.nbytes for output in outputs.values()))
         self._runs.append((volume, time.perf_counter() - begin, grown))
         return outputs
 
@@ -84,7 +88,3 @@ def spans(points: Sequence[RangePoint], signature: Signature) -> dict[str, tuple
     """The smallest and the largest size of each dim among points that ran."""
     ranges = {name: [point.sizes[name] for point in points] for name in signature.dims}
     return {name: (min(sizes), max(sizes)) for name, sizes in ranges.items() if sizes}
-
-
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -20,7 +20,7 @@ SIGNATURE = Signature(
         "width": DimRange(min=16, opt=32, max=64),
     },
 )
-GOLDEN = {"x": np.ones((2, 32, 32), np.float32)}
+GOLDEN: Tensors = {"x": np.ones((2, 32, 32), np.float32)}
 
 
 def source(takes: Callable[[tuple[int, ...]], bool], signature: Signature = SIGNATURE) -> Source:
