@@ -137,8 +137,8 @@ def convert_known(context: Context, submit: Submit, facts: GraphFacts | None) ->
     score = scored(context, submit, baseline, trunk.data, trunk.exported)
     measured, broken = _measure(context, submit, trunk, results, baseline)
     results = judged(context, results, measured, baseline, score)
-    data = None if failure else trunk.data.result()
-    return Findings(results, measured, source, failure or broken, data, None if failure else uncounted)
+    data, exported = (None, None) if failure else (trunk.data.result(), trunk.exported.result())
+    return Findings(results, measured, source, failure or broken, data, exported, None if failure else uncounted)
 
 
 def source_facts(context: Context, submit: Submit) -> GraphFacts | None:

@@ -42,4 +42,5 @@ class Findings:
     source_metric: float | None
     failure: TrtflowError | None
     data: Artifact | None
+    exported: Artifact | None
     uncounted: TrtflowError | None = None  # why the report lacks what the model costs to run

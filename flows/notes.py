@@ -9,6 +9,7 @@ from tasks.core.report import Artifact
 from tasks.runtimes.timing import PointFigures, Speedup
 from tasks.sources.collect import DataMetrics
 from tasks.sources.float_search import by_operator
+from tasks.sources.onnx_graph import ExportMetrics
 from tasks.sources.onnx_ranges import CalibrationMetrics
 from tasks.sources.onnx_repair import RepairedMetrics
 from tasks.sources.typed_metrics import TypedMetrics
@@ -19,6 +20,7 @@ _MANY_UNSETTLED = 0.1
 def notes_of(context: Context, findings: Findings) -> list[str]:
     """One sentence each: what is synthetic, and which measurements were noisy."""
     notes = _synthetic(context.metrics(findings.data, DataMetrics)) if findings.data else []
+    notes += context.metrics(findings.exported, ExportMetrics).notes if findings.exported else ()
     typed = {found.target.precision.name: found for found in findings.results}
     for name, found in typed.items():
         notes += _coverage(name, _typed(context, found.typed)) if found.calibration and found.typed else []

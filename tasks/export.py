@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import assert_never
 
+from pydantic import JsonValue
+
 from tasks.context import Context, Files, Work, params
 from tasks.core.config import OnnxModel, TorchModel
 from tasks.core.onnx_path import onnx_file
@@ -13,6 +15,7 @@ from tasks.core.store import Made
 from tasks.homes import ONNX, TORCH, cast_homes
 from tasks.sources.declared import declared_files, torch_source
 from tasks.sources.external_files import flat_names
+from tasks.sources.onnx_graph import ExportMetrics, ExportReply
 from tasks.sources.onnx_import import OnnxImportRequest, import_onnx
 from tasks.sources.torch_export import TorchExportRequest, export_torch
 from tasks.step import StepOptions, step
@@ -67,7 +70,7 @@ def _from_torch(context: Context, signature: Signature, data: Artifact) -> Artif
             folder=folder,
         )
         reply = context.call(TORCH, export_torch, request, folder)
-        return Made({"facts": params(reply.facts), "range": params(reply.range)}, reply.observed)
+        return Made(_metrics(reply), reply.observed)
 
     return context.produce(Work(recipe, make, observing=True))
 
@@ -91,6 +94,10 @@ def _from_onnx(context: Context, signature: Signature, data: Artifact, external:
             folder=folder,
         )
         reply = context.call(ONNX, import_onnx, request, folder)
-        return Made({"facts": params(reply.facts), "range": params(reply.range)})
+        return Made(_metrics(reply))
 
     return context.produce(Work(recipe, make))
+
+
+def _metrics(reply: ExportReply) -> dict[str, JsonValue]:
+    return params(ExportMetrics.model_validate(reply.model_dump(exclude={"observed"})))

@@ -17,7 +17,8 @@ from tasks.homes import ONNX
 from tasks.runtimes.base import BuildMetrics
 from tasks.runtimes.range_check import ComparedPoint, GraphHop, RangeRequest, compare_range
 from tasks.runtimes.range_run import spans
-from tasks.sources.source_range import Limited, SourceRange
+from tasks.sources.onnx_graph import ExportMetrics
+from tasks.sources.source_range import Limited
 from tasks.step import StepOptions, step
 from tasks.target import Target
 
@@ -54,7 +55,7 @@ def verify_range(context: Context, target: Target, signature: Signature, inputs:
         typed=Files(typed),
     )
     ran = context.metrics(built, BuildMetrics).range
-    source = SourceRange.model_validate(context.store.report(exported).metrics["range"])
+    source = context.metrics(exported, ExportMetrics).range
 
     def make(folder: Path) -> Made:
         request = RangeRequest(

@@ -246,10 +246,10 @@ class PromoteConfig(Section):
 
 
 class ExportConfig(Section):
-    """How a PyTorch model becomes ONNX."""
+    """How a PyTorch model becomes ONNX; `auto` tries dynamo, then torchscript, and takes the first right graph."""
 
     opset: int = Field(default=20, ge=18, le=23)
-    exporter: Literal["dynamo", "torchscript"] = "dynamo"
+    exporter: Literal["auto", "dynamo", "torchscript"] = "auto"
 
 
 class FoldConfig(Section):

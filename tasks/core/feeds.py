@@ -141,7 +141,8 @@ def resize(feeds: Tensors, signature: Signature, sizes: dict[str, int]) -> Tenso
     """Repeat or cut each array along its named dims, so that they have `sizes`."""
     import numpy as np
 
-    return {name: np.ascontiguousarray(_tile(array, signature.shape(name, sizes))) for name, array in feeds.items()}
+    # Not by ascontiguousarray, which gives a scalar an axis.
+    return {name: np.asarray(_tile(array, signature.shape(name, sizes)), order="C") for name, array in feeds.items()}
 
 
 def _tile(array: "NDArray[np.generic]", shape: tuple[int, ...]) -> "NDArray[np.generic]":

@@ -54,11 +54,25 @@ class GraphFacts(Frozen):
 
 
 class ExportReply(Frozen):
-    """What an export gave, and what the user's code read for it (None where none ran)."""
+    """What an export gave, and what the user's code read for it (None where none ran).
+
+    `exporter` is the one whose graph was taken, empty for an ONNX source; `notes` are sentences for the run's reader.
+    """
 
     facts: GraphFacts
     observed: tuple[Observation, ...] | None = None
     range: SourceRange = SourceRange()
+    exporter: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class ExportMetrics(Frozen):
+    """What an export gave, as its step reports it."""
+
+    facts: GraphFacts
+    range: SourceRange = SourceRange()
+    exporter: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def read_facts(model: "onnx.ModelProto") -> GraphFacts:

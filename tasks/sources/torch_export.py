@@ -1,37 +1,33 @@
 """Export a torch module to ONNX, check what really came out, and run the module itself (in a worker)."""
 
-import contextlib
-import io
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from tasks.core.errors import StepError, UserCodeError
 from tasks.core.feeds import resize
 from tasks.core.frozen import Frozen
-from tasks.core.metrics import compare, worst
+from tasks.core.memory import available_bytes
 from tasks.core.observe import observing
 from tasks.core.sets import EVALUATION_OUTPUTS, GOLDEN_OUTPUTS
 from tasks.core.signature import Signature
 from tasks.core.tensors import Tensors, load_batches, save_batches
-from tasks.core.tolerances import PARITY, excess
 from tasks.core.user_code import call_user
-from tasks.runtimes.onnxruntime_session import run_unoptimised
 from tasks.runtimes.torch_eager import TorchEagerSession
-from tasks.sources.graph_range import described, deviations
-from tasks.sources.onnx_graph import ExportReply, GraphFacts, read_facts
-from tasks.sources.onnx_outputs import name_outputs, placeholders
+from tasks.sources.onnx_graph import ExportReply
 from tasks.sources.source_range import RangeRun, Source
-from tasks.sources.torch_assumptions import check_assumptions
+from tasks.sources.torch_attempts import Attempts, Reference
 from tasks.sources.torch_module import TorchSource, load_module, output_names, takes_names
+from tasks.sources.torch_repeatable import check_factory, check_repeatable
 
 if TYPE_CHECKING:
     import torch
 
-_TRACE = "pkg.torch.onnx.stack_trace"  # names folders of this machine: the same model would differ from host to host
 MODEL = "model.onnx"
-_PROTOBUF_BYTES = 1_800_000_000
+_FAST_PATH = (
+    "the reference runs without the fast path of nn.TransformerEncoder and nn.MultiheadAttention: it gives zeros where "
+    "a padding mask is set, and no exporter has it"
+)
 
 
 class TorchExportRequest(Frozen):
@@ -40,204 +36,105 @@ class TorchExportRequest(Frozen):
     source: TorchSource
     signature: Signature
     opset: int
-    exporter: Literal["dynamo", "torchscript"]
+    exporter: Literal["auto", "dynamo", "torchscript"]
     golden: Path
     evaluation: Path | None
     folder: Path
 
 
 def export_torch(request: TorchExportRequest) -> ExportReply:
-    """Write model.onnx, and the source framework's outputs on the golden and evaluation batches."""
+    """Write model.onnx, and the source framework's outputs on golden and evaluation data and over the range."""
+    import torch
+
     given = [path for path in (request.golden, request.evaluation) if path is not None]
+    torch.backends.mha.set_fastpath_enabled(False)  # this process is the export's own
     with observing(request.source.project, request.folder, *given) as observations:
-        module = load_module(request.source)
+        module = _loaded(request.source)
         example = _example(request)
-        names = output_names(module, example, request.source)
-        _run_source(module, request, names)
-        over_range = _run_range(module, request, names)
-        program = _export(module, request, example, names)
-    facts = _finish(request.folder / MODEL, names)
-    _check(facts, request)
-    _check_range(request, over_range)
-    if program is not None and program.exported_program is not None:
-        agree = partial(_agree, module, request, names)
-        check_assumptions(program.exported_program, request.source.inputs, request.signature, agree)
-    return ExportReply(facts=facts, observed=observations(), range=over_range.save(request.folder))
+        running = _Running(request, module, output_names(module, example, request.source))
+        check_repeatable(module, running.infer, load_batches(request.golden), request.source.factory)
+        running.keep_outputs()
+        over_range = running.over_range()
+        exported = Attempts(
+            source=request.source,
+            signature=request.signature,
+            opset=request.opset,
+            path=request.folder / MODEL,
+            reference=Reference(running.names, load_batches(request.golden), over_range, running.infer),
+        ).first_right(module, example, request.exporter)
+    notes = (*((_FAST_PATH,) if _has_fast_path(module) else ()), *exported.notes)
+    saved = over_range.save(request.folder)
+    return ExportReply(
+        facts=exported.facts, observed=observations(), range=saved, exporter=exported.exporter, notes=notes
+    )
 
 
-def _run_range(module: "torch.nn.Module", request: TorchExportRequest, names: Sequence[str]) -> RangeRun:
-    """Run the module at every point of the declared range."""
-    inputs = request.source.inputs
-    with TorchEagerSession(module, inputs, names, by_name=takes_names(module, inputs)) as session:
+def _loaded(source: TorchSource) -> "torch.nn.Module":
+    """Load the module; one without a checkpoint must be the same each time that its factory is called."""
+    import torch
 
-        def infer(feeds: Tensors) -> Tensors:
-            return cast("Tensors", call_user(request.source.factory, partial(session.infer, feeds)))
-
-        golden = load_batches(request.golden)[0]
-        return Source(infer, golden, request.signature, "the module").run_range()
-
-
-def _check_range(request: TorchExportRequest, over_range: RangeRun) -> None:
-    golden = load_batches(request.golden)[0]
-    wrong = deviations(request.folder / MODEL, over_range, golden, request.signature)
-    if wrong:
-        raise UserCodeError(described(wrong, over_range), "mend the module, or narrow `dims` to sizes that are right")
+    before = torch.get_rng_state()
+    module = load_module(source)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in module.parameters())
+    if source.checkpoint is None and 2 * size < available_bytes():
+        after = torch.get_rng_state()
+        torch.set_rng_state(before)
+        check_factory(module, load_module(source), source.factory)
+        torch.set_rng_state(after)
+    return module
 
 
-def _run_source(module: "torch.nn.Module", request: TorchExportRequest, names: Sequence[str]) -> None:
-    """Keep what the module itself computes: every later hop is measured against it."""
-    sets = {GOLDEN_OUTPUTS: request.golden, EVALUATION_OUTPUTS: request.evaluation}
-    inputs = request.source.inputs
-    with TorchEagerSession(module, inputs, names, by_name=takes_names(module, inputs)) as session:
+def _has_fast_path(module: "torch.nn.Module") -> bool:
+    import torch
+
+    kinds = (torch.nn.TransformerEncoderLayer, torch.nn.MultiheadAttention)
+    return any(isinstance(part, kinds) for part in module.modules())
+
+
+class _Running:
+    """The module, run by name or by position as it takes its inputs."""
+
+    def __init__(self, request: TorchExportRequest, module: "torch.nn.Module", names: Sequence[str]) -> None:
+        inputs = request.source.inputs
+        self.names = tuple(names)
+        self._request = request
+        self._session = TorchEagerSession(module, inputs, names, by_name=takes_names(module, inputs))
+
+    def infer(self, feeds: Tensors) -> Tensors:
+        """Run once; what the module raises is the user's."""
+        return cast("Tensors", call_user(self._request.source.factory, partial(self._session.infer, feeds)))
+
+    def keep_outputs(self) -> None:
+        """Keep what the module itself computes: every later hop is measured against it."""
+        sets = {GOLDEN_OUTPUTS: self._request.golden, EVALUATION_OUTPUTS: self._request.evaluation}
         for name, feeds in sets.items():
             if feeds is not None:
-                batches = load_batches(feeds)
-                outputs = [call_user(request.source.factory, partial(session.infer, batch)) for batch in batches]
-                save_batches(request.folder / name, cast("list[Tensors]", outputs))
+                save_batches(self._request.folder / name, [self.infer(batch) for batch in load_batches(feeds)])
 
-
-def _agree(module: "torch.nn.Module", request: TorchExportRequest, names: Sequence[str], sizes: dict[str, int]) -> bool:
-    """Whether module and graph compute the same at these sizes; the other dims are at their opt."""
-    feeds = resize(load_batches(request.golden)[0], request.signature, {**request.signature.sizes("opt"), **sizes})
-    inputs = request.source.inputs
-    with TorchEagerSession(module, inputs, names, by_name=takes_names(module, inputs)) as session:
-        expected = session.infer(feeds)
-    try:
-        (actual,) = run_unoptimised(request.folder / MODEL, [feeds])
-        error = worst(compare(actual, expected).values())
-    except StepError:  # it does not even run there, or gives other shapes
-        return False
-    return excess(error, PARITY["fp32"]) == []
+    def over_range(self) -> RangeRun:
+        """Run the module at every point of the declared range."""
+        golden = load_batches(self._request.golden)[0]
+        return Source(self.infer, golden, self._request.signature, "the module").run_range()
 
 
 def _example(request: TorchExportRequest) -> "dict[str, torch.Tensor]":
-    """Fresh tensors for tracing; sizes are 2 or more where the range allows, since 1 would be taken for a constant."""
+    """Fresh tensors for tracing: a batch of the data as it is, which is known to be valid.
+
+    A size of 1 would be taken for a constant: where the range allows it, such a dim is traced at 2.
+    """
     import torch
 
-    sizes = {name: max(dim.min, min(max(dim.opt, 2), dim.max)) for name, dim in request.signature.dims.items()}
-    values = resize(load_batches(request.golden)[0], request.signature, sizes)
+    golden = load_batches(request.golden)[0]
+    sizes = {name: _size_to_trace(golden, request.signature, name) for name in request.signature.dims}
+    values = resize(golden, request.signature, sizes)
     # Copied into new tensors: one from numpy may have strides of its own, and the exporter would guard on them.
     sources = {name: torch.from_numpy(values[name]) for name in request.source.inputs}
     return {name: torch.empty(source.shape, dtype=source.dtype).copy_(source) for name, source in sources.items()}
 
 
-def _dynamic_shapes(request: TorchExportRequest) -> dict[str, dict[int, object]]:
-    from torch.export import Dim
-
-    dims = {
-        name: Dim(name, min=dim.min, max=dim.max)
-        for name, dim in request.signature.dims.items()
-        if dim.min < dim.max  # a range of one size is a constant to the exporter
-    }
-    return {
-        name: {axis: dims[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str) and dim in dims}
-        for name, spec in request.signature.inputs.items()
-    }
-
-
-def _export(
-    module: "torch.nn.Module",
-    request: TorchExportRequest,
-    example: "dict[str, torch.Tensor]",
-    names: Sequence[str],
-) -> "torch.onnx.ONNXProgram | None":
-    printed = io.StringIO()  # a failing export prints hundreds of lines
-    try:
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            return _export_quietly(module, request, example, names)
-    except Exception as error:
-        raise UserCodeError(
-            f"{request.source.factory} cannot be exported to ONNX: {_root_cause(error)}",
-            "see the exporter's guide to what a module may do, or try `export: {exporter: torchscript}`",
-            printed.getvalue(),
-        ) from error
-
-
-def _export_quietly(
-    module: "torch.nn.Module",
-    request: TorchExportRequest,
-    example: "dict[str, torch.Tensor]",
-    names: Sequence[str],
-) -> "torch.onnx.ONNXProgram | None":
-    import torch
-
-    by_name = takes_names(module, request.source.inputs)
-    dynamo = request.exporter == "dynamo"
-    dynamic = _dynamic_shapes(request)
-    return torch.onnx.export(
-        module,
-        () if by_name else tuple(example.values()),
-        str(request.folder / MODEL),
-        kwargs=example if by_name else None,
-        input_names=list(request.source.inputs),
-        output_names=placeholders(names),
-        opset_version=request.opset,
-        dynamo=dynamo,
-        dynamic_shapes=(dynamic if by_name else tuple(dynamic.values())) if dynamo else None,
-        dynamic_axes=None if dynamo else _dynamic_axes(request),
-        external_data=_needs_external_data(module),
-        verbose=False,
+def _size_to_trace(golden: Tensors, signature: Signature, dim: str) -> int:
+    found = next(
+        golden[name].shape[spec.shape.index(dim)] for name, spec in signature.inputs.items() if dim in spec.shape
     )
-
-
-def _dynamic_axes(request: TorchExportRequest) -> dict[str, dict[int, str]]:
-    return {
-        name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}
-        for name, spec in request.signature.inputs.items()
-    }
-
-
-def _needs_external_data(module: "torch.nn.Module") -> bool:
-    """A protobuf message ends at 2 GiB; leave room for the graph itself."""
-    size = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
-    return size > _PROTOBUF_BYTES
-
-
-def _root_cause(error: BaseException) -> str:
-    """First line of the first exception of a chain: what the exporter wraps around it fills pages."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
-    return f"{type(error).__name__}: {first[:300]}"
-
-
-def _finish(path: Path, outputs: Sequence[str]) -> GraphFacts:
-    """Name the outputs, and drop stack traces, so that the same model gives the same bytes from any folder."""
-    import onnx
-
-    model = onnx.load(str(path), load_external_data=False)
-    for node in model.graph.node:
-        kept = [prop for prop in node.metadata_props if prop.key != _TRACE]
-        del node.metadata_props[:]
-        node.metadata_props.extend(kept)
-    name_outputs(model, outputs)
-    path.write_bytes(model.SerializeToString(deterministic=True))
-    return read_facts(model)
-
-
-def _check(facts: GraphFacts, request: TorchExportRequest) -> None:
-    """Raise StepError when the exporter gave another opset, other names or lost a dynamic dim without a word."""
-    if facts.opset != request.opset:
-        raise StepError(
-            f"opset {request.opset} was asked for and the exporter gave {facts.opset}",
-            "set `export.opset` to one it can give (18 to 23), or `export.exporter: torchscript`",
-        )
-    if tuple(facts.inputs) != request.source.inputs:
-        raise StepError(
-            f"the exported graph has the inputs {list(facts.inputs)}, expected {list(request.source.inputs)}",
-            "an input that the module does not use is dropped: take it out of `inputs`",
-        )
-    for name, spec in request.signature.inputs.items():
-        expected = [_expected(dim, request.signature) for dim in spec.shape]
-        if list(facts.inputs[name].shape) != expected or facts.inputs[name].dtype != spec.dtype:
-            raise StepError(
-                f"input {name!r} was exported with shape {list(facts.inputs[name].shape)}, expected {expected}",
-                "the module's code fixes that dim (a Python `if` or int() on a shape does): mend it, "
-                "or write the number into `inputs` if one size is enough",
-            )
-
-
-def _expected(dim: int | str, signature: Signature) -> int | str:
-    if isinstance(dim, str) and signature.dims[dim].min == signature.dims[dim].max:
-        return signature.dims[dim].min
-    return dim
+    wanted = signature.dims[dim]
+    return found if found > 1 else min(max(wanted.step, 2), wanted.max)

@@ -1,0 +1,220 @@
+"""Export by one exporter after the other, and take the first graph that computes what the module does (in a worker)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from tasks.core.errors import StepError, UserCodeError
+from tasks.core.feeds import resize
+from tasks.core.metrics import compare, worst
+from tasks.core.signature import Signature
+from tasks.core.tensors import Tensors
+from tasks.core.tolerances import PARITY, excess
+from tasks.runtimes.onnxruntime_session import open_unoptimised, run_batches, run_unoptimised
+from tasks.sources.graph_range import described, deviations
+from tasks.sources.onnx_graph import GraphFacts, read_facts
+from tasks.sources.onnx_outputs import name_outputs
+from tasks.sources.source_range import RangeRun
+from tasks.sources.torch_assumptions import check_assumptions
+from tasks.sources.torch_exporters import ExportAsked, Exporter, ExportFailedError, run_exporter
+from tasks.sources.torch_module import TorchSource
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    import torch
+    from numpy.typing import NDArray
+
+Infer: TypeAlias = Callable[[Tensors], Tensors]
+_TRACE = "pkg.torch.onnx.stack_trace"  # names folders of this machine: the same model would differ from host to host
+_MEND = "mend the module, or narrow `dims` to sizes that are right"
+# A trace follows one way through the code. Other values than those traced show where there is another.
+_OTHER_VALUES = (-1.0, 0.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the module is, computed: the names of its outputs, golden inputs, and its outputs over the range."""
+
+    outputs: tuple[str, ...]
+    golden: list[Tensors]
+    over_range: RangeRun
+    infer: Infer
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A graph that is right: which exporter made it, and why another did not."""
+
+    facts: GraphFacts
+    exporter: Exporter
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """What every exporter is asked for, and what its graph is held against."""
+
+    source: TorchSource
+    signature: Signature
+    opset: int
+    path: Path
+    reference: Reference
+
+    def first_right(
+        self,
+        module: "torch.nn.Module",
+        example: "dict[str, torch.Tensor]",
+        asked: Literal["auto", "dynamo", "torchscript"],
+    ) -> Exported:
+        """Try the exporters in turn; raise what the first said, and the second if it said something else."""
+        exporters: tuple[Exporter, ...] = ("dynamo", "torchscript") if asked == "auto" else (asked,)
+        failures: list[StepError] = []
+        for exporter in exporters:
+            for stale in self.path.parent.glob(f"{self.path.name}*"):
+                stale.unlink()
+            try:
+                facts = self._attempt(module, example, exporter, again=bool(failures))
+            except ExportFailedError as error:
+                failures.append(error)
+                if error.on_values:  # a trace would follow one of the ways, and be right on what it was traced with
+                    break
+            except StepError as error:
+                failures.append(error)
+            else:
+                return Exported(facts, exporter, tuple(_taken(exporter, failures)))
+        raise _joined(failures)
+
+    def _attempt(
+        self, module: "torch.nn.Module", example: "dict[str, torch.Tensor]", exporter: Exporter, *, again: bool
+    ) -> GraphFacts:
+        asked = ExportAsked(self.source, self.signature, self.opset, self.path)
+        asked.outputs = self.reference.outputs
+        program = run_exporter(exporter, module, example, asked)
+        facts = self._finished()
+        self._check_facts(facts)
+        self._check_golden()
+        if again:
+            self._check_other_values()
+        self._check_range()
+        if program is not None and program.exported_program is not None:
+            check_assumptions(program.exported_program, self.source.inputs, self.signature, self._agrees)
+        return facts
+
+    def _finished(self) -> GraphFacts:
+        """Name inputs' dims and outputs, and drop stack traces, so that a model gives the same bytes from any folder."""
+        import onnx
+
+        model = onnx.load(str(self.path), load_external_data=False)
+        for node in model.graph.node:
+            kept = [prop for prop in node.metadata_props if prop.key != _TRACE]
+            del node.metadata_props[:]
+            node.metadata_props.extend(kept)
+        name_outputs(model, self.reference.outputs)
+        _name_dims(model, self.signature)
+        self.path.write_bytes(model.SerializeToString(deterministic=True))
+        return read_facts(model)
+
+    def _check_facts(self, facts: GraphFacts) -> None:
+        """Raise StepError when the exporter gave another opset, other names or lost a dynamic dim without a word."""
+        if facts.opset != self.opset:
+            raise StepError(
+                f"opset {self.opset} was asked for and the exporter gave {facts.opset}",
+                "set `export.opset` to one it can give (18 to 23), or `export.exporter: torchscript`",
+            )
+        if tuple(facts.inputs) != self.source.inputs:
+            raise StepError(
+                f"the exported graph has the inputs {list(facts.inputs)}, expected {list(self.source.inputs)}",
+                "an input that the module does not use is dropped: take it out of `inputs`",
+            )
+        for name, spec in self.signature.inputs.items():
+            expected = [_expected(dim, self.signature) for dim in spec.shape]
+            if list(facts.inputs[name].shape) != expected or facts.inputs[name].dtype != spec.dtype:
+                raise StepError(
+                    f"input {name!r} was exported with shape {list(facts.inputs[name].shape)}, expected {expected}",
+                    "the module's code fixes that dim (a Python `if` or int() on a shape does): mend it, "
+                    "or write the number into `inputs` if one size is enough",
+                )
+
+    def _check_golden(self) -> None:
+        golden = self.reference.golden
+        outputs = run_unoptimised(self.path, golden)
+        for feeds, actual in zip(golden, outputs, strict=True):
+            wrong = excess(worst(compare(actual, self.reference.infer(feeds)).values()), PARITY["fp32"])
+            if wrong:
+                told = f"the exported graph computes something else than the module: {'; '.join(wrong)}"
+                raise UserCodeError(told, "mend the module, or look at the operators that it is made of")
+
+    def _check_other_values(self) -> None:
+        """Run graph and module on golden inputs whose floats are scaled: what depends on values shows there."""
+        session = open_unoptimised(self.path)
+        for factor in _OTHER_VALUES:
+            feeds = {name: _scaled(array, factor) for name, array in self.reference.golden[0].items()}
+            try:
+                expected = self.reference.infer(feeds)
+            except StepError:  # such values are none that the module takes
+                continue
+            error = worst(compare(run_batches(session, [feeds])[0], expected).values())
+            if error.finite and excess(error, PARITY["fp32"]):
+                told = (
+                    "the exported graph computes something else than the module on other values than it was traced with"
+                )
+                raise UserCodeError(told, "the module's code asks for values (a Python `if` on a tensor does): mend it")
+
+    def _check_range(self) -> None:
+        wrong = deviations(self.path, self.reference.over_range, self.reference.golden[0], self.signature)
+        if wrong:
+            raise UserCodeError(described(wrong, self.reference.over_range), _MEND)
+
+    def _agrees(self, sizes: dict[str, int]) -> bool:
+        """Whether module and graph compute the same at these sizes; the other dims are at their opt."""
+        feeds = resize(self.reference.golden[0], self.signature, {**self.signature.sizes("opt"), **sizes})
+        expected = self.reference.infer(feeds)
+        try:
+            (actual,) = run_unoptimised(self.path, [feeds])
+            error = worst(compare(actual, expected).values())
+        except StepError:  # it does not even run there, or gives other shapes
+            return False
+        return excess(error, PARITY["fp32"]) == []
+
+
+def _scaled(array: "NDArray[np.generic]", factor: float) -> "NDArray[np.generic]":
+    import numpy as np
+
+    return np.asarray(array * np.asarray(factor, array.dtype)) if array.dtype.kind == "f" else array
+
+
+def _taken(exporter: Exporter, failures: Sequence[StepError]) -> Iterator[str]:
+    """Why it is not the first exporter's graph that was taken."""
+    for failure in failures:
+        yield f"exported by {exporter}, since the dynamo exporter gave no right graph: {failure.message}"
+
+
+def _joined(failures: Sequence[StepError]) -> StepError:
+    first, *others = failures
+    more = [other.message for other in others if other.message != first.message]
+    told = f"{first.message}; the TorchScript exporter: {more[0]}" if more else first.message
+    return UserCodeError(told, first.cure, "\n".join(failure.detail for failure in failures))
+
+
+def _name_dims(model: "onnx.ModelProto", signature: Signature) -> None:
+    """Call the axes as the YAML does: of multiples, the exporter writes expressions."""
+    written: dict[str, str] = {}
+    for value in model.graph.input:
+        spec = signature.inputs.get(value.name)
+        dims = value.type.tensor_type.shape.dim
+        for dim, name in zip(dims, spec.shape if spec else (), strict=False):
+            if isinstance(name, str) and dim.dim_param:
+                written[dim.dim_param] = name
+                dim.dim_param = name
+    for value in model.graph.output:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in written:
+                dim.dim_param = written[dim.dim_param]
+
+
+def _expected(dim: int | str, signature: Signature) -> int | str:
+    if isinstance(dim, str) and signature.dims[dim].min == signature.dims[dim].max:
+        return signature.dims[dim].min
+    return dim
