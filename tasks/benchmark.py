@@ -33,6 +33,7 @@ from tasks.runtimes.timing import (
     sum_up,
 )
 from tasks.sources.declared import declared_files, torch_source
+from tasks.sources.onnx_graph import ExportMetrics
 from tasks.sources.torch_timing import TorchTimeOpening, time_torch
 from tasks.step import StepOptions, step
 
@@ -112,7 +113,8 @@ def benchmark(
         golden=Files(data, (GOLDEN,)),
         **{contender.name: Files(contender.built, (ENGINE, CARD)) for contender in contenders},
     )
-    names = tuple(context.store.report(exported).metrics["facts"]["outputs"])  # type: ignore[index,call-overload,arg-type]
+    found = context.metrics(exported, ExportMetrics)
+    names = tuple(found.facts.outputs)
 
     def before() -> None:
         homes = {home_of(context, contender.built, contender.run_on) for contender in contenders}
@@ -120,7 +122,13 @@ def benchmark(
 
     def make(folder: Path) -> Made:
         feeds = folder / "feeds.safetensors"
-        request = PointsRequest(golden=context.file(data, GOLDEN), signature=signature, points=plan.points, feeds=feeds)
+        request = PointsRequest(
+            golden=context.file(data, GOLDEN),
+            signature=signature,
+            points=plan.points,
+            feeds=feeds,
+            lowered=any(point.lowered for point in found.range.points),
+        )
         prepared = context.workers.call(ONNX, prepare_points, request)
         with contextlib.ExitStack() as stack:
             timed = plan.open(stack, feeds, names)

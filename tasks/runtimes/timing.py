@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.core.feeds import resize, samples_in
+from tasks.core.feeds import samples_in
 from tasks.core.frozen import Frozen
+from tasks.core.range_points import RangePoint
 from tasks.core.signature import Signature
 from tasks.core.tensors import load_batches, save_batches
 
@@ -24,12 +25,16 @@ NOISY = 0.10
 
 
 class PointsRequest(Frozen):
-    """Feeds to make for the points of a benchmark, from golden inputs."""
+    """Feeds to make for the points of a benchmark, from golden inputs.
+
+    `lowered`: the source took integer inputs at some sizes only below the smallest dim.
+    """
 
     golden: Path
     signature: Signature
     points: tuple[dict[str, int], ...]
     feeds: Path
+    lowered: bool = False
 
 
 class PointsReply(Frozen):
@@ -109,7 +114,8 @@ class Figures(Frozen):
 def prepare_points(request: PointsRequest) -> PointsReply:
     """Write one batch of feeds for each point."""
     golden = load_batches(request.golden)[0]
-    batches = [resize(golden, request.signature, point) for point in request.points]
+    points = [RangePoint(sizes=point, lowered=request.lowered and bool(point)) for point in request.points]
+    batches = [point.feeds(golden, request.signature) for point in points]
     save_batches(request.feeds, batches)
     return PointsReply(samples=tuple(samples_in(batch) for batch in batches))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from tasks.core.errors import StepError, UserCodeError
 from tasks.core.feeds import resize
 from tasks.core.metrics import compare, worst
-from tasks.core.signature import Signature
+from tasks.core.signature import DimRange, Signature
 from tasks.core.tensors import Tensors
 from tasks.core.tolerances import PARITY, excess
 from tasks.runtimes.onnxruntime_session import open_unoptimised, run_batches, run_unoptimised
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     import onnx
     import torch
     from numpy.typing import NDArray
+    from torch.export import ExportedProgram
 
 Infer: TypeAlias = Callable[[Tensors], Tensors]
 _TRACE = "pkg.torch.onnx.stack_trace"  # names folders of this machine: the same model would differ from host to host
 _MEND = "mend the module, or narrow `dims` to sizes that are right"
 # A trace follows one way through the code. Other values than those traced show where there is another.
 _OTHER_VALUES = (-1.0, 0.0, 10.0)
+_NEAR = 4
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,12 @@ class Attempts:
         """Try the exporters in turn; raise what the first said, and the second if it said something else."""
         exporters: tuple[Exporter, ...] = ("dynamo", "torchscript") if asked == "auto" else (asked,)
         failures: list[StepError] = []
+        programs: list[ExportedProgram] = []
         for exporter in exporters:
             for stale in self.path.parent.glob(f"{self.path.name}*"):
                 stale.unlink()
             try:
-                facts = self._attempt(module, example, exporter, again=bool(failures))
+                facts = self._attempt(module, example, exporter, programs)
             except ExportFailedError as error:
                 failures.append(error)
                 if error.on_values:  # a trace would follow one of the ways, and be right on what it was traced with
@@ -87,23 +90,37 @@ class Attempts:
         raise _joined(failures)
 
     def _attempt(
-        self, module: "torch.nn.Module", example: "dict[str, torch.Tensor]", exporter: Exporter, *, again: bool
+        self,
+        module: "torch.nn.Module",
+        example: "dict[str, torch.Tensor]",
+        exporter: Exporter,
+        programs: "list[ExportedProgram]",
     ) -> GraphFacts:
-        asked = ExportAsked(self.source, self.signature, self.opset, self.path)
-        asked.outputs = self.reference.outputs
+        """Export and check; `programs` keeps what dynamo noted of the module's code, for the graph of a trace too."""
+        asked = ExportAsked(self.source, self.signature, self.opset, self.path, self.reference.outputs)
         program = run_exporter(exporter, module, example, asked)
+        if program is not None and program.exported_program is not None:
+            programs.append(program.exported_program)
         facts = self._finished()
         self._check_facts(facts)
         self._check_golden()
-        if again:
-            self._check_other_values()
+        if exporter == "torchscript":
+            self._check_trace(noted=bool(programs))
         self._check_range()
-        if program is not None and program.exported_program is not None:
-            check_assumptions(program.exported_program, self.source.inputs, self.signature, self._agrees)
+        for noted in programs:
+            check_assumptions(noted, self.source.inputs, self.signature, self._agrees)
         return facts
 
+    def _check_trace(self, *, noted: bool) -> None:
+        """Hold a trace, which says nothing of the ways that it did not follow, against other values and sizes."""
+        self._check_other_values()
+        for name, dim in self.signature.dims.items() if not noted else ():
+            for size in _spread(dim):
+                if not self._agrees({name: size}):
+                    raise UserCodeError(f"the exported graph computes something else where {name} = {size}", _MEND)
+
     def _finished(self) -> GraphFacts:
-        """Name inputs' dims and outputs, and drop stack traces, so that a model gives the same bytes from any folder."""
+        """Name dims and outputs, and drop stack traces, so that a model gives the same bytes from any folder."""
         import onnx
 
         model = onnx.load(str(self.path), load_external_data=False)
@@ -177,6 +194,13 @@ class Attempts:
         except StepError:  # it does not even run there, or gives other shapes
             return False
         return excess(error, PARITY["fp32"]) == []
+
+
+def _spread(dim: DimRange) -> list[int]:
+    """Sizes of a range: the smallest, those around opt, and some between."""
+    sizes = range(dim.min, dim.max + 1, dim.step)
+    near = {dim.opt + step * dim.step for step in range(-_NEAR, _NEAR + 1)}
+    return sorted({*sizes[:_NEAR], *sizes[:: -(-len(sizes) // _NEAR)], *(size for size in near if size in sizes)})
 
 
 def _scaled(array: "NDArray[np.generic]", factor: float) -> "NDArray[np.generic]":

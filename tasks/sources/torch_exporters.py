@@ -4,7 +4,8 @@ import contextlib
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -31,11 +32,22 @@ class ExportFailedError(UserCodeError):
         self.on_values = on_values
 
 
+@dataclass(frozen=True)
+class ExportAsked:
+    """What both exporters are asked for: `path` is where the graph goes, `outputs` are the names that it will have."""
+
+    source: TorchSource
+    signature: Signature
+    opset: int
+    path: Path
+    outputs: tuple[str, ...]
+
+
 def run_exporter(
     exporter: Exporter,
     module: "torch.nn.Module",
     example: "dict[str, torch.Tensor]",
-    asked: "ExportAsked",
+    asked: ExportAsked,
 ) -> "torch.onnx.ONNXProgram | None":
     """Write the graph; raise ExportFailedError with the cause in a line, and with all that was printed as detail."""
     printed = io.StringIO()  # a failing export prints hundreds of lines
@@ -52,17 +64,6 @@ def run_exporter(
             printed.getvalue(),
             on_values=bool(_ON_VALUES.search(said)),
         ) from error
-
-
-class ExportAsked:
-    """What both exporters are asked for."""
-
-    def __init__(self, source: TorchSource, signature: Signature, opset: int, path: Path) -> None:
-        self.source = source
-        self.signature = signature
-        self.opset = opset
-        self.path = path
-        self.outputs: Sequence[str] = ()
 
 
 def _export(
