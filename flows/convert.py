@@ -11,7 +11,7 @@ from tasks.build import build
 from tasks.calibrate import calibrate
 from tasks.context import Context
 from tasks.core.config import EngineConfig, OnnxModel, PipelineConfig, PrecisionConfig
-from tasks.core.errors import ArtifactDamaged, CannotRun, ConfigError, TrtflowError
+from tasks.core.errors import ArtifactDamaged, CannotRun, ConfigError, StepError, TrtflowError
 from tasks.core.report import Artifact
 from tasks.core.signature import Signature
 from tasks.data import prepare_data
@@ -19,7 +19,7 @@ from tasks.evaluate import SOURCE, EvaluateMetrics, evaluate, metric_of
 from tasks.export import export
 from tasks.facts import facts as count_facts
 from tasks.fold import fold
-from tasks.gates import Score, Verdict, judge_metric, judge_parity, parity_bound
+from tasks.gates import Score, Verdict, direction_problem, judge_metric, judge_parity, parity_bound, source_problem
 from tasks.inspect import inspect_source, signature_of
 from tasks.judge import judge
 from tasks.layers import layers
@@ -126,6 +126,9 @@ def convert_known(context: Context, submit: Submit, facts: GraphFacts | None) ->
     wanted = targets(context.config, typed=bool(facts and facts.typed))
     absent = {target.engine.name: reason for target in wanted if (reason := _absent(context, target.engine))}
     here = [target for target in wanted if target.engine.name not in absent]
+    hopeless = _hopeless(context, trunk)
+    if hopeless is not None:
+        return _refused(wanted, hopeless)
     branches = list(_branches(context, submit, trunk, here))
     source = _score(context, trunk.score)
     skipped = [_skipped(target, absent[target.engine.name]) for target in wanted if target not in here]
@@ -138,7 +141,40 @@ def convert_known(context: Context, submit: Submit, facts: GraphFacts | None) ->
     measured, broken = _measure(context, submit, trunk, results, baseline)
     results = judged(context, results, measured, baseline, score)
     data, exported = (None, None) if failure else (trunk.data.result(), trunk.exported.result())
-    return Findings(results, measured, source, failure or broken, data, exported, None if failure else uncounted)
+    return Findings(
+        results=results,
+        benchmark=measured,
+        source_metric=source,
+        failure=failure or broken,
+        data=data,
+        exported=exported,
+        suspected=_suspected(context, trunk),
+        uncounted=None if failure else uncounted,
+    )
+
+
+def _suspected(context: Context, trunk: Trunk) -> str:
+    metric = metric_of(context)
+    if metric is None or trunk.score is None or _first_error([trunk.score]) is not None:
+        return ""
+    found = context.metrics(trunk.score.result(), EvaluateMetrics)
+    return direction_problem(metric, found.value, found.noised)
+
+
+def _hopeless(context: Context, trunk: Trunk) -> StepError | None:
+    """Why no engine can pass: nothing is quantised or built where the source misses its own metric's bounds."""
+    metric = metric_of(context)
+    if metric is None or (metric.min is None and metric.max is None):
+        return None
+    source = _score(context, trunk.score)
+    problem = "" if source is None else source_problem(metric, source)
+    return StepError(problem, "correct the metric, its bounds or the model") if problem else None
+
+
+def _refused(wanted: Sequence[Target], error: StepError) -> Findings:
+    """Findings of a run that ends before anything was built."""
+    results = tuple(Finding(target, Verdict(status="failed", reason=error.message)) for target in wanted)
+    return Findings(results, None, None, error, None, None)
 
 
 def source_facts(context: Context, submit: Submit) -> GraphFacts | None:
@@ -305,7 +341,7 @@ def _verdict(
     context: Context, target: Target, compared: ParityMetrics, scores: tuple[float | None, float | None]
 ) -> Verdict:
     gates, metric = context.config.gates, metric_of(context)
-    verdict = judge_parity(target, gates, compared.hops["vs_source"].worst, metric=metric is not None)
+    verdict = judge_parity(target, gates, compared.hops["vs_source"], metric=metric is not None)
     engine, source = scores
     if verdict.status != "passed" or metric is None or engine is None or source is None:
         return verdict

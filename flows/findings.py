@@ -43,4 +43,5 @@ class Findings:
     failure: TrtflowError | None
     data: Artifact | None
     exported: Artifact | None
+    suspected: str = ""  # why the metric seems to be read the wrong way round
     uncounted: TrtflowError | None = None  # why the report lacks what the model costs to run

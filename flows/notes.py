@@ -20,6 +20,7 @@ _MANY_UNSETTLED = 0.1
 def notes_of(context: Context, findings: Findings) -> list[str]:
     """One sentence each: what is synthetic, and which measurements were noisy."""
     notes = _synthetic(context.metrics(findings.data, DataMetrics)) if findings.data else []
+    notes += [findings.suspected] if findings.suspected else []
     notes += context.metrics(findings.exported, ExportMetrics).notes if findings.exported else ()
     typed = {found.target.precision.name: found for found in findings.results}
     for name, found in typed.items():

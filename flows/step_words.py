@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from flows.blame import figure
 from flows.journal import StepEntry
 from flows.story import point_text
-from flows.table import size_text
+from flows.table import metric_text, size_text
 from tasks.benchmark import BenchmarkMetrics
 from tasks.core.errors import StoreError
 from tasks.core.outcome import Promoted
@@ -75,7 +75,7 @@ def _figures(report: Report) -> "Iterator[str]":
             sizes = RangeMetrics.model_validate(report.metrics).verified
             yield from (f"{dim} {low} to {high}" for dim, (low, high) in sizes.items())
         case "evaluate":
-            yield f"metric {EvaluateMetrics.model_validate(report.metrics).value:.4f}"
+            yield f"metric {metric_text(EvaluateMetrics.model_validate(report.metrics).value)}"
         case "benchmark":
             for point in BenchmarkMetrics.model_validate(report.metrics).points:
                 yield f"{point.name} {point.latency_p50_ms:.3g} ms at {point_text(point.at)}"

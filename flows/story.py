@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from flows.asked import Asked
 from flows.blame import figure, made_by
 from flows.evidence import Evidence
+from flows.table import metric_text
 from tasks.core.outcome import EngineOutcome
 from tasks.core.promotions import Promotion
 from tasks.sources.onnx_repair import RepairedMetrics
@@ -113,7 +114,7 @@ def _siblings(found: Evidence, refused: EngineOutcome, asked: Asked) -> dict[str
 def _sibling(found: Evidence, engine: EngineOutcome, asked: Asked) -> str:
     repaired = found.metrics("repair", engine.precision, RepairedMetrics)
     error = f"relative L2 error {figure(engine.parity.vs_source.rel_l2)}" if engine.parity else ""
-    parts = [error if engine.metric is None else f"{asked.metric or 'metric'} {engine.metric:.4f}"]
+    parts = [error if engine.metric is None else f"{asked.metric or 'metric'} {metric_text(engine.metric)}"]
     if repaired:
         parts += [f"{len(repaired.repair.floated)} of {repaired.repair.quantized_nodes} nodes in fp32"]
     return f"{'after repair ' if repaired else ''}passed: {', '.join(part for part in parts if part)}"

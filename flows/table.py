@@ -130,6 +130,11 @@ def _size(engine: EngineOutcome) -> str:
     return "" if engine.size_bytes is None else size_text(engine.size_bytes)
 
 
+def metric_text(value: float) -> str:
+    """A metric for people: by its significant digits, so that a small one is no zero and 0.99995 no 1."""
+    return f"{value:.6g}"
+
+
 def _error(engine: EngineOutcome) -> str:
     if engine.parity is None:
         return ""
@@ -138,7 +143,7 @@ def _error(engine: EngineOutcome) -> str:
 
 
 def _metric(engine: EngineOutcome) -> str:
-    return "" if engine.metric is None else f"{engine.metric:.4f}"
+    return "" if engine.metric is None else metric_text(engine.metric)
 
 
 def _at(point: LatencyOutcome) -> str:

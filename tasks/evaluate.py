@@ -16,14 +16,15 @@ from tasks.sources.user_metric import MetricRequest, measure
 from tasks.step import StepOptions, step
 from tasks.target import Target
 
-OPTIONS = StepOptions("evaluate", version=1, tags=("user-code",))
+OPTIONS = StepOptions("evaluate", version=2, tags=("user-code",))
 SOURCE = "source"
 
 
 class EvaluateMetrics(Frozen):
-    """The value of the user's metric."""
+    """The value of the user's metric; `noised` are its values for ruined outputs of the source."""
 
     value: float
+    noised: tuple[float, ...] = ()
 
 
 def metric_of(context: Context) -> MetricConfig | None:
@@ -68,9 +69,10 @@ def evaluate(
             targets=context.file(data, TARGETS),
             reference=reference,
             folder=folder,
+            noised=built is None,
         )
         reply = context.call(user_home(context.config.model), measure, request, folder)
-        return Made(params(EvaluateMetrics(value=reply.value)), reply.observed)
+        return Made(params(EvaluateMetrics(value=reply.value, noised=reply.noised)), reply.observed)
 
     gpu = gpu_of(context, built) if built else None
     return context.produce(Work(context.using(recipe, **inputs), make, observing=True, gpu=gpu))

@@ -9,6 +9,7 @@ from tasks.core.config import EngineConfig, GatesConfig, MetricConfig, Precision
 from tasks.core.config_precision import PrecisionKind
 from tasks.core.metrics import UNBOUNDED, OutputError
 from tasks.gates import DEFAULT_METRIC_DROP, Rivalry, Score, judge_metric, judge_parity, regressions
+from tasks.runtimes.judge import HopError
 from tasks.runtimes.timing import Speedup
 from tasks.target import Target
 
@@ -18,6 +19,10 @@ HALF = OutputError(max_abs_error=0.01, rel_l2=1e-3, cosine=0.9999)
 NAN = OutputError(max_abs_error=UNBOUNDED, rel_l2=UNBOUNDED, cosine=0, finite=False)
 RISING = MetricConfig(function="user:top1")
 FALLING = MetricConfig(function="user:loss", higher_is_better=False)
+
+
+def hop(error: OutputError, empty: tuple[str, ...] = ()) -> HopError:
+    return HopError(worst=error, outputs={"y": error, "z": EXACT}, empty=empty)
 
 
 def target(kind: PrecisionKind = "fp32", name: str = "", engine: str = "ort") -> Target:
@@ -34,38 +39,38 @@ def gates(**parity: dict[str, float]) -> GatesConfig:
 def test_nan_fails_whatever_else_holds(metric: bool) -> None:
     loose = gates(fp32={"cosine": -1.0})
     for chosen in (GatesConfig(), loose):
-        verdict = judge_parity(target(), chosen, NAN, metric=metric)
+        verdict = judge_parity(target(), chosen, hop(NAN), metric=metric)
         assert verdict.status == "failed"
         assert verdict.reason == "parity: the outputs hold NaN or Inf"
 
 
 def test_without_gates_the_bounds_of_the_precision_decide() -> None:
-    assert judge_parity(target("fp16"), GatesConfig(), HALF, metric=False).status == "passed"
-    verdict = judge_parity(target("fp32"), GatesConfig(), HALF, metric=False)
+    assert judge_parity(target("fp16"), GatesConfig(), hop(HALF), metric=False).status == "passed"
+    verdict = judge_parity(target("fp32"), GatesConfig(), hop(HALF), metric=False)
     assert verdict.status == "failed"
     assert verdict.reason == "parity (default bounds of fp32): rel_l2 0.001 is above 0.0001"
 
 
 def test_a_metric_outranks_the_usual_bounds_and_both_are_told() -> None:
-    verdict = judge_parity(target("fp32"), GatesConfig(), HALF, metric=True)
+    verdict = judge_parity(target("fp32"), GatesConfig(), hop(HALF), metric=True)
     assert verdict.status == "passed"
     assert "rel_l2 0.001 is above 0.0001" in verdict.reason
     assert "its metric decides" in verdict.reason
 
 
 def test_a_declared_bound_fails_even_beside_a_metric() -> None:
-    verdict = judge_parity(target(), gates(fp32={"rel_l2": 1e-6}), HALF, metric=True)
+    verdict = judge_parity(target(), gates(fp32={"rel_l2": 1e-6}), hop(HALF), metric=True)
     assert (verdict.status, verdict.reason) == ("failed", "parity: rel_l2 0.001 is above 1e-06")
 
 
 def test_a_declared_bound_replaces_the_usual_ones() -> None:
-    assert judge_parity(target(), gates(fp32={"cosine": 0.9}), HALF, metric=False).status == "passed"
+    assert judge_parity(target(), gates(fp32={"cosine": 0.9}), hop(HALF), metric=False).status == "passed"
 
 
 def test_an_impossible_bound_fails_what_is_not_exact_and_passes_what_is() -> None:
     impossible = gates(fp32={"rel_l2": 0.0})
-    assert judge_parity(target(), impossible, HALF, metric=False).status == "failed"
-    assert judge_parity(target(), impossible, EXACT, metric=False).status == "passed"
+    assert judge_parity(target(), impossible, hop(HALF), metric=False).status == "failed"
+    assert judge_parity(target(), impossible, hop(EXACT), metric=False).status == "passed"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +84,37 @@ def test_an_impossible_bound_fails_what_is_not_exact_and_passes_what_is() -> Non
     ],
 )
 def test_a_gate_is_found_by_id_then_by_name_then_by_kind(parity: dict[str, dict[str, float]], status: str) -> None:
-    assert judge_parity(target(name="mine"), gates(**parity), HALF, metric=False).status == status
+    assert judge_parity(target(name="mine"), gates(**parity), hop(HALF), metric=False).status == status
+
+
+def test_an_output_may_have_bounds_of_its_own() -> None:
+    own = {"rel_l2": 1e-6, "outputs": {"y": {"rel_l2": 1e-2}}}
+    assert (
+        judge_parity(target(), GatesConfig.model_validate({"parity": {"fp32": own}}), hop(HALF), metric=False).status
+        == "passed"
+    )
+    strict = GatesConfig.model_validate({"parity": {"fp32": {"outputs": {"y": {"rel_l2": 1e-6}}}}})
+    verdict = judge_parity(target(), strict, hop(HALF), metric=False)
+    assert (verdict.status, verdict.reason) == ("failed", "parity: y: rel_l2 0.001 is above 1e-06")
+    wrong = GatesConfig.model_validate({"parity": {"fp32": {"outputs": {"Y": {"rel_l2": 1e-6}}}}})
+    assert "no output is called 'Y': did you mean 'y'?" in judge_parity(target(), wrong, hop(HALF), metric=False).reason
+
+
+@pytest.mark.parametrize("metric", [True, False])
+def test_what_was_not_compared_is_no_agreement(metric: bool) -> None:
+    nothing = EXACT.model_copy(update={"compared": False})
+    for found in (HopError(worst=nothing, outputs={"y": nothing}), hop(EXACT, empty=("y",))):
+        verdict = judge_parity(target(), GatesConfig(), found, metric=metric)
+        assert verdict.status == ("passed" if metric else "failed")
+        assert "nothing was compared" in verdict.reason
+
+
+def test_another_number_of_rows_is_told_and_decided_by_the_metric() -> None:
+    other = EXACT.model_copy(update={"rows": (3, 4)})
+    assert judge_parity(target(), GatesConfig(), hop(other), metric=False).status == "failed"
+    verdict = judge_parity(target(), GatesConfig(), hop(other), metric=True)
+    assert verdict.status == "passed"
+    assert "the number of rows differs: 3 instead of 4" in verdict.reason
 
 
 def test_what_a_result_may_lose_against_the_source() -> None:

@@ -195,22 +195,32 @@ class EngineConfig(Section):
         return self
 
 
-class ParityGate(Section):
-    """How far an engine's outputs may be from the source framework's."""
+class ParityBounds(Section):
+    """How far outputs may be from the source framework's.
+
+    `slice_rel_l2` is the rel_l2 of the worst slice across any axis, `agreement` the share of equal integers or flags.
+    """
 
     max_abs_error: float | None = Field(default=None, ge=0)
     rel_l2: float | None = Field(default=None, ge=0)
     cosine: float | None = Field(default=None, ge=-1, le=1)
     top1_agreement: float | None = Field(default=None, ge=0, le=1)
+    slice_rel_l2: float | None = Field(default=None, ge=0)
+    agreement: float | None = Field(default=None, ge=0, le=1)
 
     @check(mode="after")
     def _bounds_something(self) -> Self:
-        if not self.model_dump(exclude_none=True):
-            raise refusal([Problem("the gate has no bound", f"set at least one of {', '.join(_BOUNDS)}")])
+        if not self.model_dump(exclude_none=True, exclude_defaults=True):
+            raise refusal(
+                [Problem("the gate has no bound", f"set at least one of {', '.join(type(self).model_fields)}")]
+            )
         return self
 
 
-_BOUNDS = tuple(ParityGate.model_fields)
+class ParityGate(ParityBounds):
+    """Bounds for the worst output; an output that `outputs` names has bounds of its own."""
+
+    outputs: dict[str, ParityBounds] = Field(default_factory=dict)
 
 
 class GatesConfig(Section):

@@ -44,10 +44,11 @@ class HopsRequest(Frozen):
 
 
 class HopError(Frozen):
-    """The error of one hop: by output over all batches, and the worst of them."""
+    """The error of one hop: by output over all batches, and the worst of them; `empty` outputs hold no element."""
 
     worst: OutputError
     outputs: dict[str, OutputError]
+    empty: tuple[str, ...] = ()
 
 
 class HopsReply(Frozen):
@@ -75,22 +76,41 @@ def compare_hops(request: HopsRequest) -> HopsReply:
 
 
 def _compare(name: str, hop: Hop) -> HopError:
-    actual, expected = joined(load_batches(hop.actual)), joined(load_batches(hop.expected))
+    sides = load_batches(hop.actual), load_batches(hop.expected)
+    axes = joining_axes([batch for side in sides for batch in side])
+    actual, expected = (joined(side, axes) for side in sides)
     if actual.keys() != expected.keys():
         raise StepError(f"{name}: outputs {sorted(actual)} instead of {sorted(expected)}", "name the outputs alike")
     errors = compare(actual, expected)
-    return HopError(worst=worst(errors.values()), outputs=errors)
+    empty = tuple(name for name, tensor in expected.items() if tensor.size == 0 and actual[name].size == 0)
+    return HopError(worst=worst(errors.values()), outputs=errors, empty=empty)
 
 
-def joined(batches: Sequence[Mapping[str, object]]) -> Tensors:
-    """All batches of an output as one array; batches of different shapes are laid end to end, flattened."""
+def joining_axes(batches: Sequence[Mapping[str, object]]) -> dict[str, int]:
+    """The axis along which all batches of an output lie side by side; none where they differ in several."""
     import numpy as np
 
+    found: dict[str, int] = {}
+    for name in batches[0]:
+        shapes = {np.shape(batch[name]) for batch in batches if name in batch}  # type: ignore[call-overload]
+        if len({len(shape) for shape in shapes}) > 1 or not min(shapes):
+            continue
+        varying = [axis for axis, sizes in enumerate(zip(*shapes, strict=True)) if len(set(sizes)) > 1]
+        if len(varying) <= 1:
+            found[name] = varying[0] if varying else 0
+    return found
+
+
+def joined(batches: Sequence[Mapping[str, object]], axes: Mapping[str, int] | None = None) -> Tensors:
+    """All batches of an output as one array; batches that fit along no axis are laid end to end, flattened."""
+    import numpy as np
+
+    axes = joining_axes(batches) if axes is None else axes
     joined: Tensors = {}
     for name in batches[0]:
         arrays = [np.asarray(batch[name]) for batch in batches]
-        alike = len({array.shape[1:] for array in arrays}) == 1 and arrays[0].ndim > 0
-        joined[name] = np.concatenate(arrays if alike else [array.ravel() for array in arrays])
+        flat = [array.ravel() for array in arrays]
+        joined[name] = np.concatenate(arrays, axes[name]) if name in axes else np.concatenate(flat)
     return joined
 
 

@@ -27,15 +27,23 @@ class Call(NamedTuple):
 
 def check_factory(first: "torch.nn.Module", again: "torch.nn.Module", factory: str) -> None:
     """Raise UserCodeError where a factory makes other weights each time, and no checkpoint replaces them."""
-    import torch
-
     other = dict(_tensors(again))
     for name, tensor in _tensors(first):
-        if name not in other or tensor.shape != other[name].shape or not torch.equal(tensor, other[name]):
+        if name not in other or not _is_same(tensor, other[name]):
             raise UserCodeError(
                 f"{factory} makes other weights each time it is called: {name!r} differs",
                 "give a `checkpoint`, or seed the generators that the factory draws from",
             )
+
+
+def _is_same(one: "torch.Tensor", other: "torch.Tensor") -> bool:
+    import torch
+
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def check_repeatable(module: "torch.nn.Module", infer: Infer, batches: Sequence[Tensors], factory: str) -> None:

@@ -1,7 +1,8 @@
 """The user's metric over the whole evaluation set (in a worker)."""
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tasks.core.errors import UserCodeError
@@ -11,9 +12,17 @@ from tasks.core.report import Observation
 from tasks.core.tensors import Tensors, load_batches
 from tasks.core.user_code import call_user, load_function
 
+# Noise wins by chance once, where a model guesses; hardly each time.
+_SEEDS = range(3)
+# A metric that takes longer is not called again for it.
+_QUICK_SECONDS = 2.0
+
 
 class MetricRequest(Frozen):
-    """Outputs to score against targets; `reference` are the source framework's outputs."""
+    """Outputs to score against targets; `reference` are the source framework's outputs.
+
+    With `noised`, outputs that noise has ruined are scored as well: a metric by which they win is a loss.
+    """
 
     project: Path
     function: str
@@ -21,12 +30,14 @@ class MetricRequest(Frozen):
     targets: Path
     reference: Path
     folder: Path
+    noised: bool = False
 
 
 class MetricReply(Frozen):
-    """The metric's value, and what the user's code read for it."""
+    """The metric's value, and what the user's code read for it; `noised` are its values for ruined outputs."""
 
     value: float
+    noised: tuple[float, ...] = ()
     observed: tuple[Observation, ...]
 
 
@@ -35,8 +46,36 @@ def measure(request: MetricRequest) -> MetricReply:
     arguments = [whole_set(load_batches(path)) for path in (request.outputs, request.targets, request.reference)]
     with observing(request.project, request.folder) as observations:
         function = load_function(request.function, request.project)
+        begin = time.perf_counter()
         value = call_user(request.function, function, *arguments)
-    return MetricReply(value=_as_number(value, request.function), observed=observations())
+        is_quick = time.perf_counter() - begin < _QUICK_SECONDS
+        noised = tuple(_noised_values(function, arguments)) if request.noised and is_quick else ()
+    return MetricReply(value=_as_number(value, request.function), noised=noised, observed=observations())
+
+
+def _noised_values(function: Callable[..., object], arguments: Sequence[Tensors]) -> Iterator[float]:
+    """Score ruined outputs; a metric that does not take them says nothing of which way is better."""
+    outputs, targets, reference = arguments
+    for seed in _SEEDS:
+        try:
+            yield _as_number(call_user("", function, _ruined(outputs, seed), targets, reference), "")
+        except UserCodeError:
+            return
+
+
+def _ruined(outputs: Tensors, seed: int) -> Tensors:
+    """Samples in another order, with as much noise as there is signal."""
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    ruined: Tensors = {}
+    for name, array in outputs.items():
+        shuffled = array[generator.permutation(len(array))] if array.ndim else array
+        ruined[name] = shuffled
+        if array.dtype.kind == "f" and array.size:
+            values = shuffled.astype(np.float64)
+            ruined[name] = (values + values.std() * generator.standard_normal(array.shape)).astype(array.dtype)
+    return ruined
 
 
 def whole_set(batches: Sequence[Mapping[str, object]]) -> Tensors:
