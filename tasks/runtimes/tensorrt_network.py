@@ -13,7 +13,7 @@ from pydantic import Field
 from tasks.core.errors import CannotRun, StepError
 from tasks.core.frozen import Frozen
 from tasks.core.signature import Signature
-from tasks.runtimes.onnx_opset import lower_opset
+from tasks.runtimes.opset.lower import lower_opset
 from tasks.runtimes.tensorrt_calibrator import calibrating
 from tasks.runtimes.tensorrt_dialects import Dialect, dialect_of, network_flags
 from tasks.runtimes.tensorrt_errors import Origins, cure_for, parse_failure, places

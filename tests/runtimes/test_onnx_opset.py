@@ -11,7 +11,7 @@ from onnx import helper
 from tasks.core.errors import CannotRun
 from tasks.core.metrics import compare, worst
 from tasks.core.tensors import Tensors
-from tasks.runtimes.onnx_opset import lower_opset
+from tasks.runtimes.opset.lower import lower_opset
 from tasks.runtimes.onnxruntime_session import run_unoptimised
 from tests.projects import graph, value
 
