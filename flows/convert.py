@@ -23,11 +23,13 @@ from tasks.gates import Score, Verdict, judge_metric, judge_parity
 from tasks.inspect import inspect_source, signature_of
 from tasks.judge import judge
 from tasks.layers import layers
+from tasks.lower import lower
 from tasks.parity import ParityMetrics, parity
 from tasks.prune import prune
 from tasks.quantize import quantize
 from tasks.repair import repair
 from tasks.runtimes.load import DEPLOYABLE, LAYERED, installed, offline, runs_here
+from tasks.runtimes.tensorrt_dialects import reads
 from tasks.sources.onnx_graph import GraphFacts
 from tasks.target import Target
 
@@ -66,9 +68,10 @@ class Typed:
 
 @dataclass(frozen=True)
 class Compiled:
-    """The engine of one typed graph; `unrepaired` is that of the graph before its repair."""
+    """The engine of one typed graph, and the graph itself as its parser reads it; `unrepaired` is before the repair."""
 
     typed: Typed
+    graph: Result[Artifact]
     built: Result[Artifact]
     unrepaired: Result[Artifact] | None
 
@@ -79,6 +82,7 @@ class Branch:
 
     target: Target
     typed: Typed
+    graph: Result[Artifact]
     built: Result[Artifact]
     unrepaired: Result[Artifact] | None
     parity: Result[Artifact]
@@ -192,12 +196,23 @@ def _typed(context: Context, submit: Submit, trunk: Trunk, precision: PrecisionC
 
 
 def _compiled(context: Context, submit: Submit, trunk: Trunk, target: Target, typed: Typed) -> Compiled:
-    built = submit(build, target.id, context, target, trunk.signature, trunk.data, typed.graph)
+    graph = _readable(context, submit, trunk, target, typed.graph)
+    built = submit(build, target.id, context, target, trunk.signature, trunk.data, graph)
     before = None
     if typed.unrepaired:
         earlier = target.unrepaired
-        before = submit(build, earlier.id, context, earlier, trunk.signature, trunk.data, typed.unrepaired)
-    return Compiled(typed, built, before)
+        started = _readable(context, submit, trunk, earlier, typed.unrepaired)
+        before = submit(build, earlier.id, context, earlier, trunk.signature, trunk.data, started)
+    return Compiled(typed, graph, built, before)
+
+
+def _readable(
+    context: Context, submit: Submit, trunk: Trunk, target: Target, typed: Result[Artifact]
+) -> Result[Artifact]:
+    """The typed graph in an opset that the engine's parser reads."""
+    engine = target.engine
+    readable = reads(context.interpreter(engine.runtime, engine.interpreter), target.precision.kind)
+    return submit(lower, target.id, context, target, trunk.data, typed, readable) if readable else typed
 
 
 def _branch(context: Context, submit: Submit, trunk: Trunk, target: Target, compiled: Compiled) -> Branch:
@@ -205,7 +220,7 @@ def _branch(context: Context, submit: Submit, trunk: Trunk, target: Target, comp
     hops = (trunk.exported, *trunk.judged, typed.judged, *typed.pruned)
     compared = submit(parity, target.id, context, target, trunk.data, built, hops)
     score = submit(evaluate, target.id, context, target, trunk.data, trunk.exported, built) if trunk.score else None
-    return Branch(target, typed, built, None if target.run_on else compiled.unrepaired, compared, score)
+    return Branch(target, typed, compiled.graph, built, None if target.run_on else compiled.unrepaired, compared, score)
 
 
 def _first_error(steps: Sequence[Result[Artifact] | None]) -> TrtflowError | None:
@@ -231,13 +246,15 @@ def _score(context: Context, score: Result[Artifact] | None) -> float | None:
 
 def _finding(context: Context, trunk: Trunk, branch: Branch, source: float | None) -> Finding:
     """Judge one result: the boundary at which a failure becomes a line of the report."""
-    steps = [*trunk.steps(), *branch.typed.steps(), branch.built, branch.parity, trunk.score, branch.score]
+    made = [*trunk.steps(), *branch.typed.steps(), branch.graph, branch.built]
+    steps = [*made, branch.parity, trunk.score, branch.score]
     error = _first_error(steps)
     found = Finding(
         branch.target,
         Verdict(status="error", reason=str(error)),
         built=_made(branch.built),
         typed=_made(branch.typed.graph),
+        compiled=_made(branch.graph),
         unrepaired=_made(branch.unrepaired),
         calibration=_made(branch.typed.calibration),
     )
@@ -256,7 +273,7 @@ def _layered(context: Context, submit: Submit, trunk: Trunk, found: Finding) -> 
     if found.parity is None or found.target.engine.runtime not in LAYERED:
         return found
     made = submit(
-        layers, found.target.id, context, found.target, trunk.signature, trunk.data, (found.typed, found.built)
+        layers, found.target.id, context, found.target, trunk.signature, trunk.data, (found.compiled, found.built)
     )
     error = _first_error([made])
     return replace(found, no_layers=error.message) if error else replace(found, layers=made.result())

@@ -24,7 +24,7 @@ from tasks.runtimes.interpreters import Interpreter
 from tasks.step import StepOptions, step
 from tasks.target import Target
 
-OPTIONS = StepOptions("build", version=2)
+OPTIONS = StepOptions("build", version=3)
 MODEL = "model.onnx"
 
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from tasks.core.errors import CannotRun, StepError
 from tasks.core.frozen import Frozen
 from tasks.core.signature import Signature
-from tasks.runtimes.opset.lower import lower_opset
+from tasks.runtimes.opset.lower import newest_opset
 from tasks.runtimes.tensorrt_calibrator import calibrating
 from tasks.runtimes.tensorrt_dialects import Dialect, dialect_of, network_flags
 from tasks.runtimes.tensorrt_errors import Origins, cure_for, parse_failure, places
@@ -189,14 +189,18 @@ def parse(trt: "ModuleType", logger: Any, settings: BuildSettings) -> Parsed:  #
 
 
 def readable(path: Path, dialect: Dialect) -> "onnx.ModelProto":
-    """The graph as this TensorRT can read it, its external weights left where they are."""
+    """The graph, its external weights left where they are; raise StepError for one that this TensorRT cannot read."""
     import onnx
 
     model = onnx.load(path, load_external_data=False)
     _check_types(model, dialect)
-    if dialect.opset is None:
-        return model
-    return lower_opset(model, dialect.opset, dialect.ir_version or model.ir_version)
+    opset = newest_opset(model)
+    if dialect.opset is not None and opset > dialect.opset:
+        raise StepError(
+            f"{path.name} is in opset {opset}, and TensorRT {dialect.name} reads opset {dialect.opset}",
+            "run the pipeline again: the step `lower` makes a graph for it",
+        )
+    return model
 
 
 def check_settings(dialect: Dialect, settings: BuildSettings) -> None:

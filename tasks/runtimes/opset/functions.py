@@ -1,7 +1,7 @@
 """Operators that are written in terms of others, by ONNX itself or by the model, spelt out."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.runtimes.opset.scope import DEFAULT_DOMAINS, Nodes, Scope, attributes, called, constant_of, newer
 
@@ -48,12 +48,14 @@ def _bodies(graph: "onnx.GraphProto") -> "Iterator[onnx.GraphProto]":
                 yield from _bodies(attribute.g)
 
 
-def schema_body(node: "onnx.NodeProto", schema: "onnx.defs.OpSchema", scope: Scope) -> "onnx.FunctionProto":
+def schema_body(node: "onnx.NodeProto", schema: Any, scope: Scope) -> "onnx.FunctionProto":  # noqa: ANN401 - half typed
     """What ONNX says that an operator is made of."""
     from onnx import FunctionProto, TypeProto
 
+    body = FunctionProto()
     if schema.has_function:
-        return schema.function_body
+        body.CopyFrom(schema.function_body)
+        return body
     types = [scope.type_of(name) if name else TypeProto() for name in node.input]
     unknown = [name for name, kind in zip(node.input, types, strict=True) if kind is None]
     if unknown:
@@ -61,7 +63,6 @@ def schema_body(node: "onnx.NodeProto", schema: "onnx.defs.OpSchema", scope: Sco
     version = max(schema.context_dependent_function_opset_versions)
     given = [kind.SerializeToString() for kind in types if kind is not None]
     made = schema.get_context_dependent_function_with_opset_version(version, node.SerializeToString(), given)
-    body = FunctionProto()
     body.ParseFromString(made)
     if not body.node:
         raise newer(node, "ONNX does not say what it is made of")
@@ -121,9 +122,7 @@ def _renamed(
     return copy
 
 
-def _rename(
-    node: "onnx.NodeProto", names: Mapping[str, str], given: "Mapping[str, onnx.AttributeProto]"
-) -> None:
+def _rename(node: "onnx.NodeProto", names: Mapping[str, str], given: "Mapping[str, onnx.AttributeProto]") -> None:
     """Give a node of a body the names and attributes of the call."""
     for field in (node.input, node.output):
         told = [names.get(name, name) for name in field]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def opset_of(model: "onnx.ModelProto") -> int:
     """Version of the default domain that a graph is written in."""
-    return next((entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS), 0)
+    return next((int(entry.version) for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS), 0)
 
 
 def newest_opset(model: "onnx.ModelProto") -> int:
@@ -30,9 +30,7 @@ def newest_opset(model: "onnx.ModelProto") -> int:
     return max((opset_of(model), *(entry.version for entry in imports if entry.domain in DEFAULT_DOMAINS)))
 
 
-def lower_opset(
-    model: "onnx.ModelProto", opset: int, ir_version: int, folder: Path | None = None
-) -> "onnx.ModelProto":
+def lower_opset(model: "onnx.ModelProto", opset: int, ir_version: int, folder: Path | None = None) -> "onnx.ModelProto":
     """Rewrite `model` in place to at most `opset`, 17 or newer; raise CannotRun where that cannot be.
 
     `folder` is where its external data lies.
@@ -67,9 +65,16 @@ class _Lowering:
         self._body(graph, scope, now)
 
     def _body(self, graph: "onnx.GraphProto", scope: Scope, now: int) -> None:
-        rewritten = [new for node in graph.node for new in self._lowered(node, scope, now)]
+        rewritten = [new for node in graph.node for new in self._with_bodies(node, scope, now)]
         del graph.node[:]
         graph.node.extend(rewritten)
+
+    def _with_bodies(self, node: "onnx.NodeProto", scope: Scope, now: int) -> "Iterator[onnx.NodeProto]":
+        """Lower the bodies that a node has, then the node."""
+        for attribute in node.attribute:
+            for body in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+                self._body(body, scope.inside(body), now)
+        yield from self._lowered(node, scope, now)
 
     def _lowered(self, node: "onnx.NodeProto", scope: Scope, now: int) -> "Iterator[onnx.NodeProto]":
         """Nodes that say in the older opset what `node` says in opset `now`."""
@@ -83,14 +88,11 @@ class _Lowering:
         elif not defs.has(node.op_type, now, ""):
             raise newer(node, f"opset {now} has no such operator")
         else:
-            yield from self._older(node, scope, defs.get_schema(node.op_type, now, ""), now)
+            yield from self._older(node, scope, defs.get_schema(node.op_type, now, ""))
 
-    def _older(
-        self, node: "onnx.NodeProto", scope: Scope, schema: "onnx.defs.OpSchema", now: int
-    ) -> "Iterator[onnx.NodeProto]":
+    def _older(self, node: "onnx.NodeProto", scope: Scope, schema: "onnx.defs.OpSchema") -> "Iterator[onnx.NodeProto]":
         since = schema.since_version
         if since <= self._opset:
-            self._inside(node, scope, now)
             yield from parser_form(node, scope)
         elif (node.op_type, since) in RULES:
             for made in RULES[node.op_type, since](node, scope):
@@ -100,18 +102,10 @@ class _Lowering:
         else:
             raise newer(node, f"it came with opset {since}")
 
-    def _expanded(
-        self, node: "onnx.NodeProto", scope: Scope, body: "onnx.FunctionProto"
-    ) -> "Iterator[onnx.NodeProto]":
+    def _expanded(self, node: "onnx.NodeProto", scope: Scope, body: "onnx.FunctionProto") -> "Iterator[onnx.NodeProto]":
         now = next((entry.version for entry in body.opset_import if entry.domain in DEFAULT_DOMAINS), self._opset)
         for made in expand(node, body, scope, self._model):
-            yield from self._lowered(made, scope, now)
-
-    def _inside(self, node: "onnx.NodeProto", scope: Scope, now: int) -> None:
-        """Rewrite the bodies that a node has."""
-        for attribute in node.attribute:
-            for body in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-                self._body(body, scope.inside(body), now)
+            yield from self._with_bodies(made, scope, now)
 
 
 def _names(graph: "onnx.GraphProto") -> Iterator[str]:

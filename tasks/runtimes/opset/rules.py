@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import onnx
 
 # Versions that take more types, and differ in nothing else: what the older one does not take, `types` finds.
-_TYPES: dict[int, tuple[str, ...]] = {
+TYPES: dict[int, tuple[str, ...]] = {
     18: ("OptionalGetElement",),
     19: ("Constant", "Equal", "Identity", "If", "Loop", "Reshape", "Scan", "Shape", "Size"),
     20: ("ConstantOfShape", "IsNaN", "ReduceMax", "ReduceMin"),
@@ -138,7 +138,7 @@ def _has_element(node: "onnx.NodeProto", scope: Scope) -> Nodes:
 
 
 RULES: dict[tuple[str, int], Rule] = {
-    **{(name, version): _same for version, names in _TYPES.items() for name in names},
+    **{(name, version): _same for version, names in TYPES.items() for name in names},
     **REDUCE,
     **QUANTIZE,
     **DEQUANTIZE,

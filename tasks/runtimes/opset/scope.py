@@ -114,7 +114,7 @@ class Scope:
             return np.asarray(np.prod(known, dtype=np.int64))
         bounds = attributes(node)
         start, end = bounds.get("start", 0), bounds.get("end")
-        return np.array(known, np.int64)[start:end]  # type: ignore[misc]
+        return np.array(known, np.int64)[start:end]
 
     def add(self, base: str, value: "Array") -> str:
         """Keep a constant with the graph, under a name that begins so; returns its name."""
@@ -165,7 +165,7 @@ def constant_of(node: "onnx.NodeProto", folder: str = "") -> "Array | None":
 
     if node.op_type != "Constant" or node.domain not in DEFAULT_DOMAINS:
         return None
-    (held,) = node.attribute
+    held = node.attribute[0]
     match held.name:
         case "value":
             return to_array(held.t, folder)
@@ -188,8 +188,8 @@ def evaluated(node: "onnx.NodeProto", feeds: "dict[str, Array]") -> "Array":
     ]
     made = helper.make_empty_tensor_value_info(node.output[0])
     graph = helper.make_graph([node], "one", given, [made])
-    value: Array = ReferenceEvaluator(helper.make_model(graph)).run(None, feeds)[0]
-    return value
+    values: list[Array] = list(ReferenceEvaluator(helper.make_model(graph)).run(None, feeds))
+    return values[0]
 
 
 def attributes(node: "onnx.NodeProto") -> dict[str, object]:

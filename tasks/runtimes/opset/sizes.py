@@ -122,10 +122,16 @@ def pad_wrap(node: "onnx.NodeProto", scope: Scope) -> Nodes:
         if size is None:
             places, made = _computed_places(node, scope, axis, (begin, end))
         else:
-            places, made = scope.numbers(f"{name}/places", *(at % size for at in range(-begin, size + end))), []
+            places, made = scope.numbers(f"{name}/places", *_places(size, begin, end)), []
         nodes += [*made, make_node("Gather", [last, places], [wrapped], name=wrapped, axis=axis)]
         last = wrapped
     return [*nodes, make_node("Identity", [last], list(node.output), name=name)]
+
+
+def _places(size: int, begin: int, end: int) -> list[int]:
+    """Places along an axis; one that is also cut is cut first, and what is left goes round, as on ONNX Runtime."""
+    first, left = max(-begin, 0), size + min(begin, 0) + min(end, 0)
+    return [first + at % left for at in range(-max(begin, 0), left + max(end, 0))]
 
 
 def _computed_places(node: "onnx.NodeProto", scope: Scope, axis: int, around: tuple[int, int]) -> tuple[str, Nodes]:
@@ -133,6 +139,8 @@ def _computed_places(node: "onnx.NodeProto", scope: Scope, axis: int, around: tu
     from onnx.helper import make_node
 
     (begin, end), name = around, f"{called(node)}/axis_{axis}"
+    if min(around) < 0:
+        raise newer(node, "mode = 'wrap' with an axis of a computed size that is also cut")
     shape, size, stop, every, more, shifted, times, whole, places = (
         scope.fresh(f"{name}/{key}") for key in ("shape", "size", "stop", "all", "more", "from", "times", "whole", "at")
     )
@@ -142,7 +150,7 @@ def _computed_places(node: "onnx.NodeProto", scope: Scope, axis: int, around: tu
         ("Add", [size, scope.scalar(f"{name}/around", begin + end)], stop),
         ("Range", [scope.scalar(f"{name}/zero", 0), stop, scope.scalar(f"{name}/one", 1)], every),
         # Whole turns more, so that no place is below zero: division rounds towards zero.
-        ("Mul", [size, scope.scalar(f"{name}/turns", max(begin, 0))], more),
+        ("Mul", [size, scope.scalar(f"{name}/turns", begin)], more),
         ("Sub", [more, scope.scalar(f"{name}/begin", begin)], f"{more}/begin"),
         ("Add", [every, f"{more}/begin"], shifted),
         ("Div", [shifted, size], times),

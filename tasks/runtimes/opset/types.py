@@ -1,6 +1,6 @@
 """Whether an opset's operators take the types that a graph gives them: later versions often differ in nothing else."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tasks.runtimes.opset.functions import learn
@@ -40,10 +40,10 @@ def _check_node(node: "onnx.NodeProto", scope: Scope, opset: int) -> None:
 
 
 def _pairs(
-    names: "object", formals: "list[onnx.defs.OpSchema.FormalParameter]"
+    names: Iterable[str], formals: "Sequence[onnx.defs.OpSchema.FormalParameter]"
 ) -> "Iterator[tuple[str, onnx.defs.OpSchema.FormalParameter]]":
     """Each name with what the schema says of it; the last formal parameter may stand for many."""
-    for index, name in enumerate(names):  # type: ignore[arg-type, var-annotated]
+    for index, name in enumerate(names):
         if formals:
             yield name, formals[min(index, len(formals) - 1)]
 

@@ -1,7 +1,7 @@
 """Operators that compute or place values: Gelu, IsInf, and scatters that keep the larger or the smaller."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.runtimes.opset.scope import Nodes, Scope, attributes, called, newer, put
 
@@ -107,12 +107,12 @@ def _known_indices(node: "onnx.NodeProto", scope: Scope) -> "Array":
     """Places that are known, so that it can be seen that none comes twice."""
     indices = scope.constant(node.input[1])
     reduction = attributes(node)["reduction"]
-    if indices is None or (indices < 0).any():
+    if indices is None or indices.astype(int).min(initial=0) < 0:
         raise newer(node, f"reduction = {reduction!r} at places that are computed, or counted from the end")
     return indices
 
 
-def _chosen(node: "onnx.NodeProto", scope: Scope, gather: str, **where: object) -> Nodes:
+def _chosen(node: "onnx.NodeProto", scope: Scope, gather: str, **where: Any) -> Nodes:  # noqa: ANN401 - of ONNX
     """Choose between what is there and what comes before it is placed: right where no place comes twice."""
     from onnx.helper import make_node
 
