@@ -11,43 +11,6 @@ if TYPE_CHECKING:
     from tasks.runtimes.opset.scope import Array
 
 
-def learn(scope: Scope, model: "onnx.ModelProto") -> None:
-    """Infer the types of a model's tensors: what it declares of those inside may be stale, and is only second."""
-    from onnx import ModelProto, shape_inference
-
-    bare = ModelProto()
-    bare.CopyFrom(model)
-    _forget(bare.graph)
-    inferred = shape_inference.infer_shapes(bare, data_prop=True)
-    _copy_types(inferred.graph, model.graph)
-    scope.learn(inferred.graph.value_info)
-
-
-def _forget(graph: "onnx.GraphProto") -> None:
-    for body in (graph, *_bodies(graph)):
-        del body.value_info[:]
-
-
-def _copy_types(inferred: "onnx.GraphProto", graph: "onnx.GraphProto") -> None:
-    """Have the bodies inside the graph declare what was inferred of them: their scopes begin with that."""
-    for found, body in zip(_bodies(inferred), _bodies(graph), strict=True):
-        known = {value.name for value in found.value_info}
-        kept = [value for value in body.value_info if value.name not in known]
-        del body.value_info[:]
-        body.value_info.extend([*found.value_info, *kept])
-        for value, told in zip((*body.input, *body.output), (*found.input, *found.output), strict=True):
-            value.CopyFrom(told)
-
-
-def _bodies(graph: "onnx.GraphProto") -> "Iterator[onnx.GraphProto]":
-    """Every body inside a graph, however deep."""
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield attribute.g
-                yield from _bodies(attribute.g)
-
-
 def schema_body(node: "onnx.NodeProto", schema: Any, scope: Scope) -> "onnx.FunctionProto":  # noqa: ANN401 - half typed
     """What ONNX says that an operator is made of."""
     from onnx import FunctionProto, TypeProto

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.core.errors import CannotRun
-from tasks.runtimes.opset.functions import expand, learn, schema_body
+from tasks.runtimes.opset.functions import expand, schema_body
+from tasks.runtimes.opset.inference import learn, without_weights
 from tasks.runtimes.opset.parser_forms import parser_form
 from tasks.runtimes.opset.rules import EXPANDED, RULES
 from tasks.runtimes.opset.scope import DEFAULT_DOMAINS, Scope, called, newer
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 def opset_of(model: "onnx.ModelProto") -> int:
     """Version of the default domain that a graph is written in."""
-    return next((int(entry.version) for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS), 0)
+    versions: list[int] = [entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS]
+    return versions[0] if versions else 0
 
 
 def newest_opset(model: "onnx.ModelProto") -> int:
@@ -123,7 +125,7 @@ def _check(model: "onnx.ModelProto", opset: int) -> None:
     from onnx import checker
 
     try:
-        checker.check_model(model)
+        checker.check_model(without_weights(model))
     except checker.ValidationError as error:
         raise CannotRun(
             f"the graph cannot be said in opset {opset}, which this TensorRT reads: {str(error).splitlines()[0]}",

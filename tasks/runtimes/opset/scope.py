@@ -1,7 +1,7 @@
 """What a rewrite may ask of the graph around its node, and where it puts constants."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from tasks.core.errors import CannotRun
 
@@ -188,8 +188,9 @@ def evaluated(node: "onnx.NodeProto", feeds: "dict[str, Array]") -> "Array":
     ]
     made = helper.make_empty_tensor_value_info(node.output[0])
     graph = helper.make_graph([node], "one", given, [made])
-    values: list[Array] = list(ReferenceEvaluator(helper.make_model(graph)).run(None, feeds))
-    return values[0]
+    values: Any = ReferenceEvaluator(helper.make_model(graph)).run(None, feeds)
+    value: Array = values[0]
+    return value
 
 
 def attributes(node: "onnx.NodeProto") -> dict[str, object]:

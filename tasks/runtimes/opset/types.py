@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from tasks.runtimes.opset.functions import learn
+from tasks.runtimes.opset.inference import learn
 from tasks.runtimes.opset.scope import DEFAULT_DOMAINS, Scope, newer
 
 if TYPE_CHECKING:
