@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.core.errors import CannotRun
+from tasks.runtimes.external_data import byte_length, external_tensors, read_in
 from tasks.runtimes.opset.functions import expand, schema_body
 from tasks.runtimes.opset.inference import learn, without_weights
 from tasks.runtimes.opset.parser_forms import parser_form
@@ -18,6 +19,9 @@ from tasks.runtimes.opset.types import check_types
 
 if TYPE_CHECKING:
     import onnx
+
+# Bytes of external data that may say axes, sizes or places.
+_SMALL = 4096
 
 
 def opset_of(model: "onnx.ModelProto") -> int:
@@ -35,11 +39,13 @@ def newest_opset(model: "onnx.ModelProto") -> int:
 def lower_opset(model: "onnx.ModelProto", opset: int, ir_version: int, folder: Path | None = None) -> "onnx.ModelProto":
     """Rewrite `model` in place to at most `opset`, 17 or newer; raise CannotRun where that cannot be.
 
-    `folder` is where its external data lies.
+    `folder` is where its external data lies: what is small enough to be an axis or a size is taken into the model.
     """
     model.ir_version = min(model.ir_version, ir_version)
     newer_than = newest_opset(model) > opset
-    _Lowering(model, opset, str(folder or "")).graph(opset_of(model), infer=newer_than)
+    if newer_than and folder is not None:
+        read_in((tensor for tensor in external_tensors(model) if byte_length(tensor) <= _SMALL), folder)
+    _Lowering(model, opset).graph(opset_of(model), infer=newer_than)
     if not newer_than:
         return model
     del model.functions[:]
@@ -53,14 +59,14 @@ def lower_opset(model: "onnx.ModelProto", opset: int, ir_version: int, folder: P
 class _Lowering:
     """One model on its way to an older opset."""
 
-    def __init__(self, model: "onnx.ModelProto", opset: int, folder: str) -> None:
-        self._model, self._opset, self._folder = model, opset, folder
+    def __init__(self, model: "onnx.ModelProto", opset: int) -> None:
+        self._model, self._opset = model, opset
         self._local: dict[tuple[str, str, str], onnx.FunctionProto] = {}
 
     def graph(self, now: int, *, infer: bool) -> None:
         """Rewrite the graph of the model; without `infer`, only what no type and no function matters to."""
         graph = self._model.graph
-        scope = Scope(graph, set(_names(graph)), self._folder)
+        scope = Scope(graph, set(_names(graph)))
         if infer:
             self._local = {(body.domain, body.name, body.overload): body for body in self._model.functions}
             learn(scope, self._model)

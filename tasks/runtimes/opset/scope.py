@@ -27,11 +27,11 @@ _SMALL = 64
 class Scope:
     """One graph, or one body inside it, whose names its `outer` scopes have too.
 
-    `names` are all names of the model, shared by its scopes. `folder` is where external data lies.
+    `names` are all names of the model, shared by its scopes.
     """
 
-    def __init__(self, graph: "onnx.GraphProto", names: set[str], folder: str, outer: "Scope | None" = None) -> None:
-        self._graph, self._names, self._folder, self._outer = graph, names, folder, outer
+    def __init__(self, graph: "onnx.GraphProto", names: set[str], outer: "Scope | None" = None) -> None:
+        self._graph, self._names, self._outer = graph, names, outer
         self._types: dict[str, onnx.TypeProto] = {}
         taken = {value.name for value in graph.input}
         self._tensors = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in taken}
@@ -40,7 +40,7 @@ class Scope:
 
     def inside(self, graph: "onnx.GraphProto") -> Self:
         """The scope of a body that a node of this graph has."""
-        return type(self)(graph, self._names, self._folder, self)
+        return type(self)(graph, self._names, self)
 
     def learn(self, values: "Iterable[onnx.ValueInfoProto]") -> None:
         """Note types; the last word on a name wins."""
@@ -85,11 +85,12 @@ class Scope:
         from onnx.numpy_helper import to_array
 
         if name in self._tensors:
-            return to_array(self._tensors[name], self._folder)
+            tensor = self._tensors[name]
+            return None if tensor.external_data else to_array(tensor)
         maker = self._makers.get(name)
         if maker is None:
             return self._outer.constant(name) if self._outer else None
-        value = constant_of(maker, self._folder)
+        value = constant_of(maker)
         return value if value is not None else self._computed(maker)
 
     def _computed(self, node: "onnx.NodeProto") -> "Array | None":
@@ -158,7 +159,7 @@ class Scope:
         return list(self._tensors[name].dims) if name in self._tensors else []
 
 
-def constant_of(node: "onnx.NodeProto", folder: str = "") -> "Array | None":
+def constant_of(node: "onnx.NodeProto") -> "Array | None":
     """Value that a Constant holds, None for any other node and for strings and sparse tensors."""
     import numpy as np
     from onnx.numpy_helper import to_array
@@ -168,7 +169,7 @@ def constant_of(node: "onnx.NodeProto", folder: str = "") -> "Array | None":
     held = node.attribute[0]
     match held.name:
         case "value":
-            return to_array(held.t, folder)
+            return None if held.t.external_data else to_array(held.t)
         case "value_int" | "value_ints":
             return np.asarray(held.i if held.name == "value_int" else list(held.ints), np.int64)
         case "value_float" | "value_floats":

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def check_types(model: "onnx.ModelProto", opset: int) -> None:
     """Raise CannotRun for a node whose operator does not take or give a type in that opset."""
-    scope = Scope(model.graph, set(), "")
+    scope = Scope(model.graph, set())
     learn(scope, model)
     _check_graph(model.graph, scope, opset)
 
