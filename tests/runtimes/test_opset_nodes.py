@@ -82,7 +82,7 @@ def became(name: str, model: onnx.ModelProto, feeds: Tensors) -> str:
     for actual, wanted in zip(outputs(lowered, feeds), expected, strict=True):
         assert (actual.dtype, actual.shape) == (wanted.dtype, wanted.shape), name
         near = NEAR.get(str(wanted.dtype), 0.0)
-        same = np.isclose(actual, wanted, rtol=near, atol=near, equal_nan=wanted.dtype.kind == "f")  # type: ignore[arg-type]
+        same = np.isclose(actual, wanted, rtol=near, atol=near, equal_nan=wanted.dtype.kind == "f")
         assert np.all(same), name
     return "same"
 

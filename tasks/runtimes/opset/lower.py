@@ -33,7 +33,8 @@ def opset_of(model: "onnx.ModelProto") -> int:
 def newest_opset(model: "onnx.ModelProto") -> int:
     """The same, or that of a function of the model where it is newer."""
     imports = (entry for function in model.functions for entry in function.opset_import)
-    return max((opset_of(model), *(entry.version for entry in imports if entry.domain in DEFAULT_DOMAINS)))
+    versions: list[int] = [entry.version for entry in imports if entry.domain in DEFAULT_DOMAINS]
+    return max(opset_of(model), *versions, 0)
 
 
 def lower_opset(model: "onnx.ModelProto", opset: int, ir_version: int, folder: Path | None = None) -> "onnx.ModelProto":
