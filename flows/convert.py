@@ -259,7 +259,8 @@ def _finding(context: Context, trunk: Trunk, branch: Branch, source: float | Non
         calibration=_made(branch.typed.calibration),
     )
     if isinstance(error, CannotRun):
-        return replace(found, verdict=Verdict(status="built", reason=f"built, not run: {error.message}"))
+        what = "built, not run" if found.built else "not built"
+        return replace(found, verdict=Verdict(status="built", reason=f"{what}: {error.message}"))
     if error is not None:
         return found
     compared = context.metrics(branch.parity.result(), ParityMetrics)

@@ -1,5 +1,6 @@
 """The step `lower`: for engines whose parser reads an older opset, between the typed graph and the build."""
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,6 +106,25 @@ def test_what_cannot_be_lowered_leaves_nothing(tmp_path: Path, workers: Workers)
     with pytest.raises(CannotRun, match=r"BitwiseNot .'flip'. is not in the opset that this TensorRT reads"):
         lower(context, TARGET, data, made, READS)
     assert not [path for path in (context.store.root / "p" / "lower").iterdir() if path.is_dir()]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="the extra tensorrt-rtx is not installed")
+def test_an_engine_is_built_from_the_lowered_graph(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By TensorRT-RTX, which builds here, as if its parser read no more than that of 8.6 does."""
+    (tmp_path / "project").mkdir()
+    project = Project(tmp_path / "project")
+    monkeypatch.setattr("flows.convert.reads", lambda place, _: READS if place.runtime == "tensorrt-rtx" else None)
+    onnx.save(net(helper.make_node("Gelu", ["p"], ["y"])), project.folder / "model.onnx")
+    engines = [{"runtime": "onnxruntime"}, {"runtime": "tensorrt-rtx"}]
+    project.write(net={**QUICK, "model": {"onnx": "model.onnx"}, "engines": engines})
+    done = project.run("run", "--json")
+    assert done.code == 0, done.stdout + done.stderr
+    assert done.status("net", "lower") == "done"
+    built = read_report(project.store / str(done.engine("net", "tensorrt-rtx/fp32").artifact))
+    (lowered,) = (folder for folder in built.recipe.lineage if "/lower/" in folder)
+    assert not [folder for folder in built.recipe.lineage if "/quantize/" in folder]
+    again = call(project, "repro", lowered, "--json")
+    assert again.json["files"] == {"model.onnx": "identical"}, again.err
 
 
 def test_only_engines_whose_parser_reads_an_older_opset_have_the_step(
