@@ -174,33 +174,6 @@ def test_gelu_is_spelt_out_in_the_type_of_its_input(approximate: str, *, half: b
     assert worst(compare(actual, expected).values()).max_abs_error < (4e-3 if half else 1e-6)
 
 
-BRANCHES = """<ir_version: 10, opset_import: ["" : 23, "mine" : 1]>
-agraph (float[2,6,8] x, bool which) => (float[a,b,c] y) {
-    swapped = mine.halves (x)
-    y = If (which) <
-        then_branch = g () => (float[a,b,c] t) { ends, rest = Split <num_outputs = 2, axis = 1> (swapped)
-            t = Gelu (rest) },
-        else_branch = h () => (float[a,b,c] e) { axes = Constant <value_ints = [2]> ()
-            e = ReduceMean (swapped, axes) }
-    >
-}
-<domain: "mine", opset_import: ["" : 20]>
-halves (a) => (b) { first, second, third = Split <num_outputs = 3, axis = 2> (a)
-    b = Concat <axis = 2> (third, second, first) }
-"""
-
-
-@pytest.mark.parametrize("which", [True, False])
-def test_bodies_of_nodes_and_functions_of_the_model_are_lowered_too(tmp_path: Path, *, which: bool) -> None:
-    newer = onnx.parser.parse_model(BRANCHES)
-    feeds: Tensors = {**FEEDS, "which": np.asarray(which)}
-    expected = outputs(newer, tmp_path / "newer.onnx", feeds)
-    older = lower_opset(newer, OPSET, IR)
-    assert not older.functions
-    actual = outputs(older, tmp_path / "older.onnx", feeds)
-    assert worst(compare(actual, expected).values()).max_abs_error < 1e-6
-
-
 def test_what_is_old_enough_stays_as_it_is() -> None:
     old = model([node("Relu")], opset=15)
     before = old.graph.SerializeToString(deterministic=True)

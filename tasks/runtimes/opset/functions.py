@@ -46,9 +46,10 @@ def expand(
     copies = [_renamed(inner, names, given, base) for inner in body.node]
     _infer(copies, body, scope, model)
     for copy in copies:
-        for settled in _settled(copy, scope):
-            scope.note(settled)
-            yield settled
+        for chosen in _chosen(copy, scope):
+            for settled in _settled(chosen, scope):
+                scope.note(settled)
+                yield settled
 
 
 def _made_in(nodes: "Sequence[onnx.NodeProto]") -> Iterator[str]:
@@ -139,6 +140,22 @@ def _infer(nodes: Nodes, body: "onnx.FunctionProto", scope: Scope, model: "onnx.
         functions=model.functions,
     )
     scope.learn(shape_inference.infer_shapes(small, data_prop=True).graph.value_info)
+
+
+def _chosen(node: "onnx.NodeProto", scope: Scope) -> "Iterator[onnx.NodeProto]":
+    """The body of an If that a constant decides, in its place: TensorRT wants both bodies to have the same ranks."""
+    from onnx.helper import make_node
+
+    condition = scope.constant(node.input[0]) if node.op_type == "If" else None
+    if condition is None:
+        yield node
+        return
+    name = "then_branch" if condition.item() else "else_branch"
+    body = next(attribute.g for attribute in node.attribute if attribute.name == name)
+    for inner in body.node:
+        yield from _chosen(inner, scope)
+    for made, output in zip(body.output, node.output, strict=True):
+        yield make_node("Identity", [made.name], [output], name=f"{node.name}/{made.name}")
 
 
 def _settled(node: "onnx.NodeProto", scope: Scope) -> "Iterator[onnx.NodeProto]":

@@ -31,7 +31,7 @@ def without_weights(model: "onnx.ModelProto", *, declared: bool = True) -> "onnx
     bare = ModelProto(opset_import=model.opset_import, ir_version=model.ir_version, functions=model.functions)
     graph, whole = bare.graph, model.graph
     graph.name = whole.name
-    for field in ("node", "input", "output", *(["value_info"] if declared else [])):
+    for field in ("node", "input", "output", "sparse_initializer", *(["value_info"] if declared else [])):
         getattr(graph, field).extend(getattr(whole, field))
     taken = {value.name for value in graph.input}
     for tensor in whole.initializer:

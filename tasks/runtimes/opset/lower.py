@@ -16,6 +16,7 @@ from tasks.runtimes.opset.parser_forms import parser_form
 from tasks.runtimes.opset.rules import EXPANDED, RULES
 from tasks.runtimes.opset.scope import DEFAULT_DOMAINS, Scope, called, newer
 from tasks.runtimes.opset.types import check_types
+from tasks.runtimes.opset.unused import drop_unused
 
 if TYPE_CHECKING:
     import onnx
@@ -50,6 +51,7 @@ def lower_opset(model: "onnx.ModelProto", opset: int, ir_version: int, folder: P
     if not newer_than:
         return model
     del model.functions[:]
+    drop_unused(model.graph)
     for entry in model.opset_import:
         entry.version = opset if entry.domain in DEFAULT_DOMAINS else entry.version
     check_types(model, opset)

@@ -17,7 +17,7 @@ DEFAULT_DOMAINS = ("", "ai.onnx")
 # What sizes and axes are computed by; their values are worth the while only where they are small.
 _CHEAP = frozenset(
     {
-        *("Add", "Cast", "Concat", "ConstantOfShape", "Div", "Gather", "Identity", "Mul", "Neg", "Range"),
+        *("Add", "Cast", "Concat", "ConstantOfShape", "Div", "Equal", "Gather", "Identity", "Mul", "Neg", "Range"),
         *("Reshape", "Slice", "Squeeze", "Sub", "Unsqueeze"),
     }
 )
@@ -33,8 +33,8 @@ class Scope:
     def __init__(self, graph: "onnx.GraphProto", names: set[str], outer: "Scope | None" = None) -> None:
         self._graph, self._names, self._outer = graph, names, outer
         self._types: dict[str, onnx.TypeProto] = {}
-        taken = {value.name for value in graph.input}
-        self._tensors = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in taken}
+        # One that is an input too is a constant all the same: nothing here ever feeds another value.
+        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
         self._makers = {made: node for node in graph.node for made in node.output if made}
         self.learn((*graph.value_info, *graph.input, *graph.output))
 
