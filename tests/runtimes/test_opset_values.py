@@ -39,8 +39,8 @@ def check(node: onnx.NodeProto, shape: tuple[int, ...], weights: Arrays, *, know
     try:
         expected = outputs(newer, feeds)
     except Exception:  # noqa: BLE001 - no graph that ONNX Runtime runs says nothing
-        assume(False)  # noqa: FBT003
-        return
+        expected = []
+    assume(expected)
     try:
         older = lower_opset(copy.deepcopy(newer), 17, 8)
     except CannotRun:

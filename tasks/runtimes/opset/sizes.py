@@ -243,11 +243,22 @@ def _spread(node: "onnx.NodeProto", scope: Scope, name: str, where: tuple[list[f
     return spread.ravel()
 
 
+def _known_sizes(scope: Scope, data: str, sizes: str, axes: list[int]) -> list[int]:
+    """Sizes of all axes where they are known, none where they have to be computed."""
+    value, every = scope.constant(sizes), list(scope.shape(data) or [])
+    for axis, size in zip(axes, () if value is None else value.ravel().tolist(), strict=False):
+        every[axis] = int(size)
+    whole = [size for size in every if size is not None]
+    return whole if value is not None and len(whole) == len(every) else []
+
+
 def _sizes_of_all(node: "onnx.NodeProto", scope: Scope, sizes: str, axes: list[int]) -> tuple[str, Nodes]:
     from onnx.helper import make_node
 
     name, data = called(node), node.input[0]
-    rank = scope.rank(node, data)
+    known, rank = _known_sizes(scope, data, sizes, axes), scope.rank(node, data)
+    if known:
+        return scope.numbers(f"{name}/sizes", *known), []
     places = list(range(rank))
     for index, axis in enumerate(axes):
         places[axis] = rank + index
