@@ -23,11 +23,13 @@ from tasks.gates import Score, Verdict, direction_problem, judge_metric, judge_p
 from tasks.inspect import inspect_source, signature_of
 from tasks.judge import judge
 from tasks.layers import layers
+from tasks.lower import lower
 from tasks.parity import ParityMetrics, parity
 from tasks.prune import prune
 from tasks.quantize import quantize
 from tasks.repair import repair
 from tasks.runtimes.load import DEPLOYABLE, LAYERED, installed, offline, runs_here
+from tasks.runtimes.tensorrt_dialects import reads
 from tasks.sources.onnx_graph import GraphFacts
 from tasks.target import Target
 from tasks.verify_range import RangeMetrics, range_problem, verify_range
@@ -67,9 +69,10 @@ class Typed:
 
 @dataclass(frozen=True)
 class Compiled:
-    """The engine of one typed graph; `unrepaired` is that of the graph before its repair."""
+    """The engine of one typed graph, and the graph itself as its parser reads it; `unrepaired` is before the repair."""
 
     typed: Typed
+    graph: Result[Artifact]
     built: Result[Artifact]
     unrepaired: Result[Artifact] | None
 
@@ -80,6 +83,7 @@ class Branch:
 
     target: Target
     typed: Typed
+    graph: Result[Artifact]
     built: Result[Artifact]
     unrepaired: Result[Artifact] | None
     parity: Result[Artifact]
@@ -230,12 +234,23 @@ def _typed(context: Context, submit: Submit, trunk: Trunk, precision: PrecisionC
 
 
 def _compiled(context: Context, submit: Submit, trunk: Trunk, target: Target, typed: Typed) -> Compiled:
-    def engine(made: Target, graph: Result[Artifact]) -> Result[Artifact]:
-        return submit(build, made.id, context, made, trunk.signature, (trunk.data, trunk.exported, graph))
+    def engine(made: Target, graph: Result[Artifact]) -> tuple[Result[Artifact], Result[Artifact]]:
+        readable = _readable(context, submit, trunk, made, graph)
+        inputs = (trunk.data, trunk.exported, readable)
+        return readable, submit(build, made.id, context, made, trunk.signature, inputs)
 
-    built = engine(target, typed.graph)
-    before = engine(target.unrepaired, typed.unrepaired) if typed.unrepaired else None
-    return Compiled(typed, built, before)
+    graph, built = engine(target, typed.graph)
+    before = engine(target.unrepaired, typed.unrepaired)[1] if typed.unrepaired else None
+    return Compiled(typed, graph, built, before)
+
+
+def _readable(
+    context: Context, submit: Submit, trunk: Trunk, target: Target, typed: Result[Artifact]
+) -> Result[Artifact]:
+    """The typed graph in an opset that the engine's parser reads."""
+    engine = target.engine
+    readable = reads(context.interpreter(engine.runtime, engine.interpreter), target.precision.kind)
+    return submit(lower, target.id, context, target, trunk.data, typed, readable) if readable else typed
 
 
 def _branch(context: Context, submit: Submit, trunk: Trunk, target: Target, compiled: Compiled) -> Branch:
@@ -248,7 +263,7 @@ def _branch(context: Context, submit: Submit, trunk: Trunk, target: Target, comp
         over_range = submit(verify_range, target.id, context, target, trunk.signature, graphs)
     score = submit(evaluate, target.id, context, target, trunk.data, trunk.exported, built) if trunk.score else None
     unrepaired = None if target.run_on else compiled.unrepaired
-    return Branch(target, typed, built, unrepaired, compared, score, over_range)
+    return Branch(target, typed, compiled.graph, built, unrepaired, compared, score, over_range)
 
 
 def _first_error(steps: Sequence[Result[Artifact] | None]) -> TrtflowError | None:
@@ -274,19 +289,21 @@ def _score(context: Context, score: Result[Artifact] | None) -> float | None:
 
 def _finding(context: Context, trunk: Trunk, branch: Branch, source: float | None) -> Finding:
     """Judge one result: the boundary at which a failure becomes a line of the report."""
-    reached = (branch.built, branch.parity, branch.over_range, trunk.score, branch.score)
-    steps = [*trunk.steps(), *branch.typed.steps(), *reached]
+    made = [*trunk.steps(), *branch.typed.steps(), branch.graph, branch.built]
+    steps = [*made, branch.parity, branch.over_range, trunk.score, branch.score]
     error = _first_error(steps)
     found = Finding(
         branch.target,
         Verdict(status="error", reason=str(error)),
         built=_made(branch.built),
         typed=_made(branch.typed.graph),
+        compiled=_made(branch.graph),
         unrepaired=_made(branch.unrepaired),
         calibration=_made(branch.typed.calibration),
     )
     if isinstance(error, CannotRun):
-        return replace(found, verdict=Verdict(status="built", reason=f"built, not run: {error.message}"))
+        what = "built, not run" if found.built else "not built"
+        return replace(found, verdict=Verdict(status="built", reason=f"{what}: {error.message}"))
     if error is not None:
         return found
     compared = context.metrics(branch.parity.result(), ParityMetrics)
@@ -313,7 +330,7 @@ def _layered(context: Context, submit: Submit, trunk: Trunk, found: Finding) -> 
     if found.parity is None or found.target.engine.runtime not in LAYERED:
         return found
     made = submit(
-        layers, found.target.id, context, found.target, trunk.signature, trunk.data, (found.typed, found.built)
+        layers, found.target.id, context, found.target, trunk.signature, trunk.data, (found.compiled, found.built)
     )
     error = _first_error([made])
     return replace(found, no_layers=error.message) if error else replace(found, layers=made.result())

@@ -13,7 +13,7 @@ from tasks.verify_range import RangeMetrics
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one result; what is None was not reached.
+    """What became of one result; what is None was not reached. `compiled` is the graph that the engine was built from.
 
     `regression` is why a result that passed may not take the place of the engine that is promoted, `no_layers` why
     there is no table of its layers although its runtime has them.
@@ -23,6 +23,7 @@ class Finding:
     verdict: Verdict
     built: Artifact | None = None
     typed: Artifact | None = None
+    compiled: Artifact | None = None
     unrepaired: Artifact | None = None
     calibration: Artifact | None = None
     parity: ParityMetrics | None = None
