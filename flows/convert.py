@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from flows.findings import Finding, Findings
 from flows.regression import Baseline, baseline_of, judged, scored
 from flows.submit import Result, Submit
+from flows.verdicts import hopeless, suspected, verdict_of
 from tasks.benchmark import BenchmarkMetrics, Contender, benchmark
 from tasks.build import build
 from tasks.calibrate import calibrate
@@ -19,7 +20,7 @@ from tasks.evaluate import SOURCE, EvaluateMetrics, evaluate, metric_of
 from tasks.export import export
 from tasks.facts import facts as count_facts
 from tasks.fold import fold
-from tasks.gates import Score, Verdict, direction_problem, judge_metric, judge_parity, parity_bound, source_problem
+from tasks.gates import Verdict
 from tasks.inspect import inspect_source, signature_of
 from tasks.judge import judge
 from tasks.layers import layers
@@ -32,7 +33,7 @@ from tasks.runtimes.load import DEPLOYABLE, LAYERED, installed, offline, runs_he
 from tasks.runtimes.tensorrt_dialects import reads
 from tasks.sources.onnx_graph import GraphFacts
 from tasks.target import Target
-from tasks.verify_range import RangeMetrics, range_problem, verify_range
+from tasks.verify_range import RangeMetrics, verify_range
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,9 @@ def convert_known(context: Context, submit: Submit, facts: GraphFacts | None) ->
     wanted = targets(context.config, typed=bool(facts and facts.typed))
     absent = {target.engine.name: reason for target in wanted if (reason := _absent(context, target.engine))}
     here = [target for target in wanted if target.engine.name not in absent]
-    hopeless = _hopeless(context, trunk)
-    if hopeless is not None:
-        return _refused(wanted, hopeless)
+    bounded = _is_bounded(context)  # else nothing is waited for
+    if bounded and (refused := hopeless(context, _score(context, trunk.score))) is not None:
+        return _refused(wanted, refused)
     branches = list(_branches(context, submit, trunk, here))
     source = _score(context, trunk.score)
     skipped = [_skipped(target, absent[target.engine.name]) for target in wanted if target not in here]
@@ -152,27 +153,15 @@ def convert_known(context: Context, submit: Submit, facts: GraphFacts | None) ->
         failure=failure or broken,
         data=data,
         exported=exported,
-        suspected=_suspected(context, trunk),
+        suspected=suspected(context, _scored(context, trunk.score)),
         uncounted=None if failure else uncounted,
     )
 
 
-def _suspected(context: Context, trunk: Trunk) -> str:
+def _is_bounded(context: Context) -> bool:
+    """Whether the metric has bounds that the source itself may miss."""
     metric = metric_of(context)
-    if metric is None or trunk.score is None or _first_error([trunk.score]) is not None:
-        return ""
-    found = context.metrics(trunk.score.result(), EvaluateMetrics)
-    return direction_problem(metric, found.value, found.noised)
-
-
-def _hopeless(context: Context, trunk: Trunk) -> StepError | None:
-    """Why no engine can pass: nothing is quantised or built where the source misses its own metric's bounds."""
-    metric = metric_of(context)
-    if metric is None or (metric.min is None and metric.max is None):
-        return None
-    source = _score(context, trunk.score)
-    problem = "" if source is None else source_problem(metric, source)
-    return StepError(problem, "correct the metric, its bounds or the model") if problem else None
+    return metric is not None and (metric.min is not None or metric.max is not None)
 
 
 def _refused(wanted: Sequence[Target], error: StepError) -> Findings:
@@ -281,10 +270,14 @@ def _first_error(steps: Sequence[Result[Artifact] | None]) -> TrtflowError | Non
     return None
 
 
+def _scored(context: Context, score: Result[Artifact] | None) -> EvaluateMetrics | None:
+    made = _made(score)
+    return context.metrics(made, EvaluateMetrics) if made else None
+
+
 def _score(context: Context, score: Result[Artifact] | None) -> float | None:
-    if score is None or _first_error([score]) is not None:
-        return None
-    return context.metrics(score.result(), EvaluateMetrics).value
+    found = _scored(context, score)
+    return found.value if found else None
 
 
 def _finding(context: Context, trunk: Trunk, branch: Branch, source: float | None) -> Finding:
@@ -308,21 +301,9 @@ def _finding(context: Context, trunk: Trunk, branch: Branch, source: float | Non
         return found
     compared = context.metrics(branch.parity.result(), ParityMetrics)
     metric = _score(context, branch.score)
-    verdict = _verdict(context, branch.target, compared, (metric, source))
     over_range = context.metrics(branch.over_range.result(), RangeMetrics) if branch.over_range else None
-    if over_range is not None and verdict.status == "passed":
-        verdict = _over_range(context, branch.target, (compared, over_range), verdict)
+    verdict = verdict_of(context, branch.target, (compared, over_range), (metric, source))
     return replace(found, verdict=verdict, parity=compared, metric=metric, over_range=over_range)
-
-
-def _over_range(
-    context: Context, target: Target, found: tuple[ParityMetrics, RangeMetrics], verdict: Verdict
-) -> Verdict:
-    """What passed on golden inputs must be right at all declared sizes too."""
-    compared, over_range = found
-    bound = parity_bound(target, context.config.gates)
-    problem = range_problem(over_range, bound, compared.hops["vs_source"].worst)
-    return Verdict(status="failed", reason=f"range: {problem}") if problem else verdict
 
 
 def _layered(context: Context, submit: Submit, trunk: Trunk, found: Finding) -> Finding:
@@ -352,26 +333,6 @@ def _absent(context: Context, engine: EngineConfig) -> str:
 
 def _skipped(target: Target, reason: str) -> Finding:
     return Finding(target, Verdict(status="skipped", reason=reason))
-
-
-def _verdict(
-    context: Context, target: Target, compared: ParityMetrics, scores: tuple[float | None, float | None]
-) -> Verdict:
-    gates, metric = context.config.gates, metric_of(context)
-    verdict = judge_parity(target, gates, compared.hops["vs_source"], metric=metric is not None)
-    engine, source = scores
-    if verdict.status != "passed" or metric is None or engine is None or source is None:
-        return verdict
-    scored = judge_metric(gates, metric, Score(engine=engine, source=source))
-    if scored.status != "passed":
-        return scored
-    synthetic = " on synthetic data" if _synthetic(context) else ""
-    return Verdict(status="passed", reason=f"{verdict.reason}; {scored.reason}{synthetic}")
-
-
-def _synthetic(context: Context) -> bool:
-    evaluation = context.config.data.evaluation
-    return evaluation is not None and evaluation.synthetic
 
 
 def _measure(
