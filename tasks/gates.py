@@ -106,9 +106,9 @@ def parity_bound(target: Target, gates: GatesConfig) -> Tolerance:
 def source_problem(metric: MetricConfig, source: float) -> str:
     """Say why no engine can pass: the source itself is beyond the metric's floor or ceiling. Empty where it is not."""
     if metric.min is not None and source < metric.min:
-        return f"the source model itself scores {source:.6g}, below min {metric.min:g}: no engine can pass"
+        return f"the source model itself scores {source + 0.0:.6g}, below min {metric.min:g}: no engine can pass"
     if metric.max is not None and source > metric.max:
-        return f"the source model itself scores {source:.6g}, above max {metric.max:g}: no engine can pass"
+        return f"the source model itself scores {source + 0.0:.6g}, above max {metric.max:g}: no engine can pass"
     return ""
 
 
