@@ -150,7 +150,7 @@ def _trunk(context: Context, submit: Submit, facts: GraphFacts | None) -> Trunk:
     signature = signature_of(context.pipeline, context.config, facts)
     data = submit(prepare_data, "", context, signature)
     exported = submit(export, "", context, signature, data, facts.external_files if facts else ())
-    folded = submit(fold, "", context, exported)
+    folded = submit(fold, "", context, data, exported)
     judged = (
         submit(judge, "exported", context, data, exported, "exported"),
         submit(judge, "folded", context, data, folded, "folded"),
