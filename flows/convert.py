@@ -11,7 +11,7 @@ from tasks.build import build
 from tasks.calibrate import calibrate
 from tasks.context import Context
 from tasks.core.config import EngineConfig, OnnxModel, PipelineConfig, PrecisionConfig
-from tasks.core.errors import ArtifactDamaged, CannotRun, ConfigError, TrtflowError
+from tasks.core.errors import ArtifactDamaged, CannotRun, ConfigError, DoesNotApply, TrtflowError
 from tasks.core.report import Artifact
 from tasks.core.signature import Signature
 from tasks.data import prepare_data
@@ -135,8 +135,8 @@ def convert_known(context: Context, submit: Submit, facts: GraphFacts | None) ->
     score = scored(context, submit, baseline, trunk.data, trunk.exported)
     measured, broken = _measure(context, submit, trunk, results, baseline)
     results = judged(context, results, measured, baseline, score)
-    data = None if failure else trunk.data.result()
-    return Findings(results, measured, source, failure or broken, data, None if failure else uncounted)
+    data, folded = (None, None) if failure else (trunk.data.result(), trunk.folded.result())
+    return Findings(results, measured, source, failure or broken, data, folded, None if failure else uncounted)
 
 
 def source_facts(context: Context, submit: Submit) -> GraphFacts | None:
@@ -243,6 +243,8 @@ def _finding(context: Context, trunk: Trunk, branch: Branch, source: float | Non
     )
     if isinstance(error, CannotRun):
         return replace(found, verdict=Verdict(status="built", reason=f"built, not run: {error.message}"))
+    if context.config.precisions is None and isinstance(error, DoesNotApply):  # nobody asked for it
+        return replace(found, verdict=Verdict(status="skipped", reason=error.message))
     if error is not None:
         return found
     compared = context.metrics(branch.parity.result(), ParityMetrics)

@@ -40,4 +40,5 @@ class Findings:
     source_metric: float | None
     failure: TrtflowError | None
     data: Artifact | None
+    folded: Artifact | None = None
     uncounted: TrtflowError | None = None  # why the report lacks what the model costs to run

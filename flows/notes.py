@@ -8,6 +8,7 @@ from tasks.core.report import Artifact
 from tasks.runtimes.timing import PointFigures, Speedup
 from tasks.sources.collect import DataMetrics
 from tasks.sources.float_search import by_operator
+from tasks.sources.onnx_fold import FoldMetrics
 from tasks.sources.onnx_ranges import CalibrationMetrics
 from tasks.sources.onnx_repair import RepairedMetrics
 from tasks.sources.typed_metrics import TypedMetrics
@@ -18,6 +19,7 @@ _MANY_UNSETTLED = 0.1
 def notes_of(context: Context, findings: Findings) -> list[str]:
     """One sentence each: what is synthetic, and which measurements were noisy."""
     notes = _synthetic(context.metrics(findings.data, DataMetrics)) if findings.data else []
+    notes += _folding(context.metrics(findings.folded, FoldMetrics)) if findings.folded else []
     typed = {found.target.precision.name: found for found in findings.results}
     for name, found in typed.items():
         notes += _coverage(name, _typed(context, found.typed)) if found.calibration and found.typed else []
@@ -33,6 +35,11 @@ def notes_of(context: Context, findings: Findings) -> list[str]:
 
 def _typed(context: Context, made: Artifact) -> TypedMetrics:
     return context.metrics(made, RepairedMetrics if made.step == "repair" else TypedMetrics)
+
+
+def _folding(found: FoldMetrics) -> list[str]:
+    """What folding was left out, and why: the graph is the same, and may hold more nodes than it need."""
+    return [f"folding left out {' and '.join(found.left_out)}: {found.reason}"] if found.left_out else []
 
 
 def _coverage(name: str, typed: TypedMetrics) -> list[str]:

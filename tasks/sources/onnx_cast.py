@@ -4,11 +4,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tasks.core.errors import StepError
+from tasks.core.errors import DoesNotApply, StepError
 from tasks.core.frozen import Frozen
 from tasks.core.tensors import load_batches
+from tasks.sources.handed_back import check_handed_back, join_outputs, part_outputs
+from tasks.sources.library_call import call_library
 from tasks.sources.library_input import check_memory, private_copy
-from tasks.sources.onnx_graph import load_graph, read_facts
+from tasks.sources.onnx_graph import all_nodes, load_graph, read_facts
+from tasks.sources.opset_raise import raise_opset
 from tasks.sources.typed_metrics import TypedMetrics, check_lowerable, excluded_nodes, typed_metrics
 
 if TYPE_CHECKING:
@@ -19,7 +22,9 @@ CastKind = Literal["fp16", "bf16"]
 RANGE_BATCHES = 8
 # Times the weights, at its peak (ModelOpt 0.47; measured with 134 and 403 MB of them).
 _MEMORY = 8.0
-_MESSAGE_LENGTH = 300
+# The first opsets whose operators take the type; ModelOpt's own choice.
+_OPSETS: dict[str, int] = {"fp16": 13, "bf16": 22}
+_STANDARD = ("", "ai.onnx", "ai.onnx.ml")
 # TensorRT-RTX 1.7 cannot infer the types of a bf16 ConvTranspose: its builder fails on the whole graph.
 _KEPT: dict[str, tuple[str, ...]] = {"fp16": (), "bf16": ("ConvTranspose",)}
 
@@ -42,12 +47,14 @@ def cast_graph(request: CastRequest) -> TypedMetrics:
 
     graph = load_graph(request.model)
     check_lowerable(graph, request.kind)
+    _check_standard(graph)
     source = typed_metrics(graph)
     model = _cast(request, excluded_nodes(graph, request.exclude_nodes, request.exclude_op_types))
     del model.graph.value_info[:]  # AutoCast leaves entries that contradict the graph, and sessions then fail
+    check_handed_back(model, graph, "AutoCast")
     typed = typed_metrics(model)
     if typed.lowered <= source.lowered:
-        raise StepError(
+        raise DoesNotApply(
             f"{request.kind} changed nothing: every node stayed in fp32", "take it out of `precisions`, or exclude less"
         )
     external = bool(source.facts.external_files)
@@ -60,24 +67,38 @@ def _cast(request: CastRequest, excluded: list[str]) -> "onnx.ModelProto":
     from modelopt.onnx.autocast import convert_to_mixed_precision
 
     check_memory(request.model, f"AutoCast to {request.kind}", _MEMORY)
-    private = private_copy(request.model, request.folder / "scratch" / "source")
-    try:
-        model: onnx.ModelProto = convert_to_mixed_precision(
+    scratch = request.folder / "scratch"
+    private = private_copy(request.model, scratch / "source")
+    raise_opset(private, _OPSETS[request.kind], load_batches(request.golden))
+    parted = part_outputs(private)
+    ranges = _range_data(request)
+
+    def cast() -> "onnx.ModelProto":
+        made: onnx.ModelProto = convert_to_mixed_precision(
             str(private),
             low_precision_type=request.kind,
             keep_io_types=True,
             nodes_to_exclude=[f"^{re.escape(name)}$" for name in excluded],
             op_types_to_exclude=[*request.exclude_op_types, *_KEPT[request.kind]],
-            calibration_data=str(_range_data(request)),
+            calibration_data=str(ranges),
         )
-    except Exception as error:
-        said = " ".join(str(error).split())[:_MESSAGE_LENGTH]
-        raise StepError(
-            f"AutoCast cannot cast this graph to {request.kind}: {type(error).__name__}: {said}",
-            f"leave {request.kind} out of `precisions`, or let the run pass without it: "
-            f"{{{request.kind}: {{optional: true}}}}",
-        ) from error
+        return made
+
+    cure = f"leave {request.kind} out of `precisions`, or let the run pass without it: "
+    cure += f"{{{request.kind}: {{optional: true}}}}"
+    model = call_library(f"AutoCast cannot cast this graph to {request.kind}", scratch / "work", cast, cure)
+    join_outputs(model, parted)
     return model
+
+
+def _check_standard(graph: "onnx.ModelProto") -> None:
+    """Refuse operators that AutoCast runs by TensorRT's plugins, which are not here."""
+    foreign = {f"{node.op_type} ({node.domain})" for node in all_nodes(graph) if node.domain not in _STANDARD}
+    if foreign:
+        raise DoesNotApply(
+            f"AutoCast takes ONNX's own operators only, and the graph has {', '.join(sorted(foreign))}",
+            "export the model without them, for instance before ONNX Runtime optimises it",
+        )
 
 
 def _range_data(request: CastRequest) -> Path:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from tasks.core.errors import StepError
 from tasks.core.frozen import Frozen
+from tasks.sources.constant_branches import take_constant_branches
 from tasks.sources.fold_check import Exported
+from tasks.sources.node_order import sort_nodes
 from tasks.sources.onnx_graph import GraphFacts, load_graph, read_facts
 from tasks.sources.onnx_normalise import drop_value_info, give_outputs_nodes, name_all_nodes, normalise
 from tasks.sources.random_operators import random_outputs
@@ -27,7 +29,8 @@ _MAKING_SEQUENCES = frozenset(
     | {"Optional", "OptionalGetElement"}
 )
 # What is folded, in the order in which it is given up where the result is not what it was made from.
-_REWRITES = ("If nodes with a constant condition", "bodies of If, Loop and Scan", "shapes", "constants")
+BRANCHES, BODIES, SHAPES = "If nodes with a constant condition", "bodies of If, Loop and Scan", "shapes"
+_REWRITES = (BRANCHES, BODIES, SHAPES, "constants")
 _MESSAGE_LENGTH = 200
 
 
@@ -101,29 +104,38 @@ def _said(tool: str, error: Exception) -> str:
 
 def _fold(model: "onnx.ModelProto", request: FoldRequest, rewrites: Collection[str]) -> "onnx.ModelProto":
     import onnx
-    import onnx_graphsurgeon as gs
 
     made = onnx.ModelProto()
     made.CopyFrom(model)
-    if "shapes" in rewrites:
-        fold_shapes(made)
     with contextlib.chdir(request.model.parent):  # what is folded may read external data
-        if request.tool == "polygraphy":
-            graph = gs.import_onnx(_by_polygraphy(made))
-        else:
-            graph = gs.import_onnx(made)
-            _by_graphsurgeon(graph, frozenset(random_outputs(made.graph)), rewrites)
-        folded = cast("onnx.ModelProto", gs.export_onnx(graph.cleanup().toposort()))
+        made = _fold_once(made, request.tool, rewrites)
+        while BRANCHES in rewrites and take_constant_branches(made.graph):
+            made = _fold_once(made, request.tool, rewrites)
+    name_all_nodes(made.graph)
+    return made
+
+
+def _fold_once(made: "onnx.ModelProto", tool: Tool, rewrites: Collection[str]) -> "onnx.ModelProto":
+    import onnx_graphsurgeon as gs
+
+    if SHAPES in rewrites:
+        fold_shapes(made)
+    if tool == "polygraphy":
+        graph = gs.import_onnx(_by_polygraphy(made))
+    else:
+        graph = gs.import_onnx(made)
+        _by_graphsurgeon(graph, frozenset(random_outputs(made.graph)), bodies=BODIES in rewrites)
+    folded = cast("onnx.ModelProto", gs.export_onnx(graph.cleanup().toposort()))
     give_outputs_nodes(folded)
+    sort_nodes(folded.graph)
     drop_value_info(folded.graph)
-    name_all_nodes(folded.graph)
     return folded
 
 
-def _by_graphsurgeon(graph: "gs.Graph", random: Collection[str], rewrites: Collection[str]) -> None:
+def _by_graphsurgeon(graph: "gs.Graph", random: Collection[str], *, bodies: bool) -> None:
     """Fold a graph, then its bodies: GraphSurgeon itself forgets there what is to be excluded.
 
-    Its folding of shapes stays off. It brings a product of floats to integers where casts stand around it, ignores
+    Its folding of shapes stays off, and so does its way with If nodes, which loses tensors. It brings a product of floats to integers where casts stand around it, ignores
     the ends of a `Shape`, and believes noted shapes.
     """
 
@@ -135,13 +147,12 @@ def _by_graphsurgeon(graph: "gs.Graph", random: Collection[str], rewrites: Colle
         fold_shapes=False,
         recurse_subgraphs=False,
         recurse_functions=False,
-        flatten_subgraphs=_REWRITES[0] in rewrites,
+        flatten_subgraphs=False,
         size_threshold=SIZE_THRESHOLD,
         should_exclude_node=excluded,
     )
-    if "bodies of If, Loop and Scan" in rewrites:
-        for body in graph.subgraphs():
-            _by_graphsurgeon(body, random, rewrites)
+    for body in graph.subgraphs() if bodies else ():
+        _by_graphsurgeon(body, random, bodies=True)
 
 
 def _by_polygraphy(model: "onnx.ModelProto") -> "onnx.ModelProto":

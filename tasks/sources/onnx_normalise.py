@@ -3,11 +3,12 @@
 Each pass leaves a graph alone that needs nothing of it. Names of inputs and outputs never change.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.runtimes.external_data import read_in
+from tasks.sources.node_order import replace_nodes, sort_nodes
 from tasks.sources.onnx_graph import all_nodes, bodies_of
 from tasks.sources.onnx_qdq import name_nodes
 
@@ -39,6 +40,7 @@ def normalise(model: "onnx.ModelProto", folder: Path) -> "tuple[onnx.ModelProto,
         "sparse initializers made dense": lambda made: _densify(made, folder),
         "constants made initializers": lambda made: _lift_constants(made, folder),
         "constant outputs given a node": give_outputs_nodes,
+        "nodes sorted": lambda made: sort_nodes(made.graph),
     }
     done += [name for name, change in passes.items() if change(prepared)]
     drop_value_info(prepared.graph)
@@ -157,13 +159,6 @@ def _constant(attribute: "onnx.AttributeProto", folder: Path) -> "onnx.TensorPro
         case _:
             dtype = np.float32 if "float" in attribute.name else np.int64
             return numpy_helper.from_array(np.array(value, dtype))
-
-
-def replace_nodes(graph: "onnx.GraphProto", nodes: "Iterable[onnx.NodeProto]") -> None:
-    """Give a graph other nodes: the field is emptied at once, since each removal alone searches it from its start."""
-    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
 
 
 def give_outputs_nodes(model: "onnx.ModelProto") -> bool:

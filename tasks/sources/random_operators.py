@@ -8,14 +8,15 @@ from tasks.sources.onnx_graph import bodies_of
 if TYPE_CHECKING:
     import onnx
 
-# Dropout draws where it is in training mode, and is never worth folding where it is not.
 RANDOM = frozenset(
-    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"}
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )
 
 
 def draws(node: "onnx.NodeProto") -> bool:
     """Whether a node draws random numbers, by itself or in the bodies that it holds."""
+    if node.op_type == "Dropout":  # which draws only where it is told that it is trained
+        return len(node.input) > 2 and bool(node.input[2])  # noqa: PLR2004 - data, ratio, training_mode
     return node.op_type in RANDOM or any(draws(inner) for body in bodies_of(node) for inner in body.node)
 
 

@@ -6,7 +6,7 @@ Shapes are inferred from the inputs alone: what an exporter noted of inner tenso
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from tasks.sources.onnx_normalise import replace_nodes
+from tasks.sources.node_order import replace_nodes
 from tasks.sources.onnx_shapes import Tensors, infer
 
 if TYPE_CHECKING:

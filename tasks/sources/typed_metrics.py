@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from tasks.core.config_fields import nearest
-from tasks.core.errors import StepError
+from tasks.core.errors import DoesNotApply, StepError
 from tasks.core.frozen import Frozen
 from tasks.sources.onnx_graph import GraphFacts, read_facts
 from tasks.sources.onnx_qdq import named, quantized_nodes
@@ -100,4 +100,4 @@ def check_lowerable(model: "onnx.ModelProto", kind: str) -> None:
     if facts.typed:
         what = "holds Q/DQ nodes already" if facts.quantized else "has its weights in a 16-bit type already"
         cure = "build it as it is: `precisions: [typed]`"
-        raise StepError(f"the graph {what}, and is not brought to {kind} again", cure)
+        raise DoesNotApply(f"the graph {what}, and is not brought to {kind} again", cure)
