@@ -1,9 +1,11 @@
 """Check what a library made of a graph before anything uses it (in a worker)."""
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.core.errors import StepError
+from tasks.core.errors import CannotRun, StepError
+from tasks.runtimes.onnxruntime_session import open_unoptimised
 from tasks.sources.fold_check import invalid
 from tasks.sources.node_order import sort_nodes
 from tasks.sources.onnx_graph import TensorFacts, load_graph, read_facts
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     import onnx
 
 _TAIL = "_passed_on"
+_MESSAGE_LENGTH = 300
 
 
 def part_outputs(path: Path) -> dict[str, str]:
@@ -74,6 +77,21 @@ def check_handed_back(model: "onnx.ModelProto", source: "onnx.ModelProto", tool:
     reason = invalid(model)
     if reason:
         raise StepError(f"what {tool} made of the graph cannot be used: {reason}", _CURE)
+
+
+def not_opened(model: "onnx.ModelProto", weights: Path) -> str:
+    """Why ONNX Runtime does not open a graph; empty where it does, or only lacks kernels for it."""
+    import onnx
+
+    path = Path(tempfile.mkdtemp()) / "made.onnx"
+    onnx.save_model(model, str(path))
+    try:
+        open_unoptimised(path, weights=weights)
+    except CannotRun:
+        return ""
+    except StepError as error:
+        return " ".join(error.message.split())[:_MESSAGE_LENGTH]
+    return ""
 
 
 _CURE = "use another precision, or `exclude` the nodes that are named"

@@ -49,6 +49,7 @@ def _deep() -> Iterator[Callable[[Callable[[], T]], T]]:
 def _plain(error: Exception) -> str:
     """What a library raised, without names of Python's own."""
     said = " ".join(str(error).split())
+    said = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", said)
     said = re.sub(r"\b(?:[A-Z]\w*)?(?:Error|Exception)\b:?\s*", "", said)[:_MESSAGE_LENGTH]
     if isinstance(error, RecursionError):
         return "its nodes stand in too long a row"

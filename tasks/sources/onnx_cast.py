@@ -1,16 +1,18 @@
 """Cast a graph to a 16-bit type with ModelOpt's AutoCast (in a worker of its own)."""
 
+import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tasks.core.errors import DoesNotApply, StepError
 from tasks.core.frozen import Frozen
 from tasks.core.tensors import load_batches
-from tasks.sources.handed_back import check_handed_back, join_outputs, part_outputs
+from tasks.sources.handed_back import check_handed_back, join_outputs, not_opened, part_outputs
 from tasks.sources.library_call import call_library
 from tasks.sources.library_input import check_memory, private_copy
-from tasks.sources.onnx_graph import all_nodes, load_graph, read_facts
+from tasks.sources.onnx_fold import MAKING_SEQUENCES
+from tasks.sources.onnx_graph import all_nodes, bodies_of, load_graph, read_facts
 from tasks.sources.opset_raise import raise_opset
 from tasks.sources.typed_metrics import TypedMetrics, check_lowerable, excluded_nodes, typed_metrics
 
@@ -26,7 +28,10 @@ _MEMORY = 8.0
 _OPSETS: dict[str, int] = {"fp16": 13, "bf16": 22}
 _STANDARD = ("", "ai.onnx", "ai.onnx.ml")
 # TensorRT-RTX 1.7 cannot infer the types of a bf16 ConvTranspose: its builder fails on the whole graph.
-_KEPT: dict[str, tuple[str, ...]] = {"fp16": (), "bf16": ("ConvTranspose",)}
+# AutoCast leaves the inner tensors of Loop and Scan as they are, and casts the weights that they read.
+_LOOPS = ("Loop", "Scan", "SequenceMap")
+_KEPT: dict[str, tuple[str, ...]] = {"fp16": _LOOPS, "bf16": ("ConvTranspose", *_LOOPS)}
+_BRANCHING = ("If",)
 
 
 class CastRequest(Frozen):
@@ -64,31 +69,60 @@ def cast_graph(request: CastRequest) -> TypedMetrics:
 
 
 def _cast(request: CastRequest, excluded: list[str]) -> "onnx.ModelProto":
-    from modelopt.onnx.autocast import convert_to_mixed_precision
-
     check_memory(request.model, f"AutoCast to {request.kind}", _MEMORY)
     scratch = request.folder / "scratch"
     private = private_copy(request.model, scratch / "source")
     raise_opset(private, _OPSETS[request.kind], load_batches(request.golden))
     parted = part_outputs(private)
-    ranges = _range_data(request)
+    call = _Call(private, _range_data(request), excluded, _kept(request, load_graph(private)))
+    model = _called(request, call)
+    if any(any(bodies_of(node)) for node in model.graph.node) and not_opened(model, private.parent):
+        model = _called(request, call._replace(op_types=[*call.op_types, *_BRANCHING]))
+        reason = not_opened(model, private.parent)
+        if reason:
+            raise DoesNotApply(f"AutoCast gives a graph that does not open: {reason}", _cure(request.kind))
+    join_outputs(model, parted)
+    return model
+
+
+class _Call(NamedTuple):
+    """What AutoCast is given: a copy of the graph, feeds that show ranges, and what is to stay in fp32."""
+
+    model: Path
+    ranges: Path
+    nodes: list[str]
+    op_types: list[str]
+
+
+def _called(request: CastRequest, call: _Call) -> "onnx.ModelProto":
+    from modelopt.onnx.autocast import convert_to_mixed_precision
+
+    sequences = not MAKING_SEQUENCES.isdisjoint(node.op_type for node in load_graph(call.model).graph.node)
 
     def cast() -> "onnx.ModelProto":
         made: onnx.ModelProto = convert_to_mixed_precision(
-            str(private),
+            str(call.model),
             low_precision_type=request.kind,
             keep_io_types=True,
-            nodes_to_exclude=[f"^{re.escape(name)}$" for name in excluded],
-            op_types_to_exclude=[*request.exclude_op_types, *_KEPT[request.kind]],
-            calibration_data=str(ranges),
+            nodes_to_exclude=[f"^{re.escape(name)}$" for name in call.nodes],
+            op_types_to_exclude=call.op_types,
+            calibration_data=str(call.ranges),
+            **({"data_max": math.inf} if sequences else {}),  # it looks at ranges of tensors alone
         )
         return made
 
-    cure = f"leave {request.kind} out of `precisions`, or let the run pass without it: "
-    cure += f"{{{request.kind}: {{optional: true}}}}"
-    model = call_library(f"AutoCast cannot cast this graph to {request.kind}", scratch / "work", cast, cure)
-    join_outputs(model, parted)
-    return model
+    what = f"AutoCast cannot cast this graph to {request.kind}"
+    return call_library(what, request.folder / "scratch" / "work", cast, _cure(request.kind))
+
+
+def _cure(kind: CastKind) -> str:
+    return f"leave {kind} out of `precisions`, or let the run pass without it: {{{kind}: {{optional: true}}}}"
+
+
+def _kept(request: CastRequest, graph: "onnx.ModelProto") -> list[str]:
+    """Operators that stay in fp32: those asked for, those of `_KEPT`, and bodies, in which AutoCast mixes types."""
+    present = {node.op_type for node in graph.graph.node}
+    return [*request.exclude_op_types, *(name for name in _KEPT[request.kind] if name in present)]
 
 
 def _check_standard(graph: "onnx.ModelProto") -> None:

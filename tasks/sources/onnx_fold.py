@@ -24,7 +24,7 @@ Tool = Literal["graphsurgeon", "polygraphy", "none"]
 # Larger results of folding stay computed at run time: a ConstantOfShape of a few numbers may stand for 256 MiB.
 SIZE_THRESHOLD = 1 << 20
 # A constant is a tensor: GraphSurgeon fails where it would have to make one of these a constant.
-_MAKING_SEQUENCES = frozenset(
+MAKING_SEQUENCES = frozenset(
     {"SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap", "SplitToSequence"}
     | {"Optional", "OptionalGetElement"}
 )
@@ -141,7 +141,7 @@ def _by_graphsurgeon(graph: "gs.Graph", random: Collection[str], *, bodies: bool
 
     def excluded(node: "gs.Node") -> bool:
         standard = node.domain in (None, "", "ai.onnx", "ai.onnx.ml")
-        return not standard or node.op in _MAKING_SEQUENCES or any(each.name in random for each in node.outputs)
+        return not standard or node.op in MAKING_SEQUENCES or any(each.name in random for each in node.outputs)
 
     graph.fold_constants(
         fold_shapes=False,

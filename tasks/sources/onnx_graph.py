@@ -154,13 +154,29 @@ def check_graph(model: "onnx.ModelProto", path: Path) -> None:
     import onnx
 
     check_external(model, path)
-    checked = placeholders(model) if external_names(model) else path
+    known = any(entry.domain == "" for entry in model.opset_import)
+    checked = path if known and model.graph.name and not external_names(model) else placeholders(checkable(model))
     try:
         onnx.checker.check_model(str(checked))
     except onnx.checker.ValidationError as error:
         raise UserCodeError(
             f"{path.name} is not valid ONNX: {_plain(str(error))}", "export it again, or correct what made it"
         ) from error
+
+
+def checkable(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """The model as onnx's checker reads it: it knows ONNX's own domain by its empty name only, and wants a graph named.
+
+    ONNX Runtime does without either.
+    """
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.name = copy.graph.name or "graph"
+    for entry in (*copy.opset_import, *all_nodes(copy)):
+        entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
+    return copy
 
 
 def _plain(message: str) -> str:

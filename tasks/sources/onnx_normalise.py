@@ -27,6 +27,7 @@ _Pass = Callable[["onnx.ModelProto"], bool]
 def normalise(model: "onnx.ModelProto", folder: Path) -> "tuple[onnx.ModelProto, tuple[str, ...]]":
     """Give the prepared graph and what was done to it; `folder` is where its external data lies."""
     import onnx
+    import onnx.inliner
 
     prepared = onnx.ModelProto()
     prepared.CopyFrom(model)
@@ -35,7 +36,8 @@ def normalise(model: "onnx.ModelProto", folder: Path) -> "tuple[onnx.ModelProto,
         prepared = onnx.inliner.inline_local_functions(prepared, convert_version=True)
         done.append("functions inlined")
     passes: dict[str, _Pass] = {
-        "default domain named": _name_default_domain,
+        "graph named": _name_graph,
+        "default domain named": name_default_domain,
         "initializers no longer inputs": _free_initializers,
         "sparse initializers made dense": lambda made: _densify(made, folder),
         "constants made initializers": lambda made: _lift_constants(made, folder),
@@ -69,7 +71,13 @@ def drop_value_info(graph: "onnx.GraphProto") -> None:
         del each.value_info[:]
 
 
-def _name_default_domain(model: "onnx.ModelProto") -> bool:
+def _name_graph(model: "onnx.ModelProto") -> bool:
+    unnamed = not model.graph.name
+    model.graph.name = model.graph.name or "graph"
+    return unnamed
+
+
+def name_default_domain(model: "onnx.ModelProto") -> bool:
     """Call the domain of ONNX's own operators "", by one entry; it is also known as ai.onnx."""
     import onnx
 
