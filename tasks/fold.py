@@ -20,12 +20,14 @@ def fold(context: Context, data: Artifact, exported: Artifact) -> Artifact:
     recipe = context.recipe(
         OPTIONS, tools=("onnx", "onnx-graphsurgeon", "onnxruntime", *(("polygraphy",) if tool == "polygraphy" else ()))
     )
-    recipe = recipe.model_copy(update={"params": {"tool": tool}})
+    dims = {name: (dim.min, dim.max) for name, dim in context.config.dims.items()}
+    recipe = recipe.model_copy(update={"params": {"tool": tool, "dims": {name: list(pair) for name, pair in dims.items()}}})
     recipe = context.using(recipe, exported=Files(exported), golden=Files(data, (GOLDEN,)))
 
     def make(folder: Path) -> Made:
         golden = context.file(data, GOLDEN)
-        request = FoldRequest(model=context.model_file(exported), tool=tool, golden=golden, folder=folder)
+        model = context.model_file(exported)
+        request = FoldRequest(model=model, tool=tool, golden=golden, folder=folder, dims=dims)
         made = context.call(ONNX, fold_graph, request, folder)
         context.link(exported, {name: name for name in made.facts.external_files}, folder)
         return Made(params(made))

@@ -12,7 +12,7 @@ from tasks.core.tensors import Tensors, load_batches
 from tasks.runtimes.external_data import external_names
 from tasks.runtimes.onnxruntime_session import open_unoptimised, run_batches
 from tasks.sources.external_files import placeholders
-from tasks.sources.onnx_graph import read_facts
+from tasks.sources.onnx_graph import checkable, read_facts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,7 +86,8 @@ def invalid(model: "onnx.ModelProto") -> str:
     """Why onnx's checker refuses a graph; empty where it does not."""
     import onnx
 
-    checked: onnx.ModelProto | str = str(placeholders(model)) if external_names(model) else model
+    fit = checkable(model)
+    checked: onnx.ModelProto | str = str(placeholders(fit)) if external_names(fit) else fit
     try:
         onnx.checker.check_model(checked)
     except onnx.checker.ValidationError as error:

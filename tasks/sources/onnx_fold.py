@@ -5,9 +5,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
+from pydantic import Field
+
 from tasks.core.errors import StepError
 from tasks.core.frozen import Frozen
 from tasks.sources.constant_branches import take_constant_branches
+from tasks.sources.declared_outputs import correct_outputs
 from tasks.sources.fold_check import Exported
 from tasks.sources.node_order import sort_nodes
 from tasks.sources.onnx_graph import GraphFacts, load_graph, read_facts
@@ -35,12 +38,16 @@ _MESSAGE_LENGTH = 200
 
 
 class FoldRequest(Frozen):
-    """A graph to fold, with which tool, and the golden inputs that show whether it still computes the same."""
+    """A graph to fold, with which tool, and the golden inputs that show whether it still computes the same.
+
+    `dims` holds the smallest and the largest size of each named dim.
+    """
 
     model: Path
     tool: Tool
     golden: Path
     folder: Path
+    dims: dict[str, tuple[int, int]] = Field(default_factory=dict)
 
 
 class FoldMetrics(Frozen):
@@ -64,6 +71,8 @@ def fold_graph(request: FoldRequest) -> FoldMetrics:
     source = load_graph(request.model)
     before = read_facts(source)
     prepared, done = normalise(source, request.model.parent)
+    if correct_outputs(prepared, request.dims):
+        done += ("shapes of outputs corrected",)
     exported = Exported(request.model, prepared, request.golden)
     folded, left_out, reason = _folded(prepared, exported, request)
     (request.folder / "model.onnx").write_bytes(folded.SerializeToString(deterministic=True))

@@ -154,8 +154,8 @@ def check_graph(model: "onnx.ModelProto", path: Path) -> None:
     import onnx
 
     check_external(model, path)
-    known = any(entry.domain == "" for entry in model.opset_import)
-    checked = path if known and model.graph.name and not external_names(model) else placeholders(checkable(model))
+    fit = checkable(model)
+    checked = path if fit is model and not external_names(model) else placeholders(fit)
     try:
         onnx.checker.check_model(str(checked))
     except onnx.checker.ValidationError as error:
@@ -165,18 +165,30 @@ def check_graph(model: "onnx.ModelProto", path: Path) -> None:
 
 
 def checkable(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """The model as onnx's checker reads it: it knows ONNX's own domain by its empty name only, and wants a graph named.
+    """The model as onnx's checker takes it, itself where that is so.
 
-    ONNX Runtime does without either.
+    ONNX Runtime does without what the checker wants: a name of the graph, a shape of every output, and ONNX's own
+    domain by its empty name, not as ai.onnx.
     """
     import onnx
 
+    long = any(entry.domain == "ai.onnx" for entry in (*model.opset_import, *all_nodes(model)))
+    shapeless = any(_is_shapeless(value) for value in model.graph.output)
+    if model.graph.name and not long and not shapeless:
+        return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     copy.graph.name = copy.graph.name or "graph"
     for entry in (*copy.opset_import, *all_nodes(copy)):
         entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
+    for value in copy.graph.output:
+        if _is_shapeless(value):
+            value.type.tensor_type.shape.SetInParent()
     return copy
+
+
+def _is_shapeless(value: "onnx.ValueInfoProto") -> bool:
+    return value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
 
 
 def _plain(message: str) -> str:
