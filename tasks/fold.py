@@ -21,7 +21,9 @@ def fold(context: Context, data: Artifact, exported: Artifact) -> Artifact:
         OPTIONS, tools=("onnx", "onnx-graphsurgeon", "onnxruntime", *(("polygraphy",) if tool == "polygraphy" else ()))
     )
     dims = {name: (dim.min, dim.max) for name, dim in context.config.dims.items()}
-    recipe = recipe.model_copy(update={"params": {"tool": tool, "dims": {name: list(pair) for name, pair in dims.items()}}})
+    recipe = recipe.model_copy(
+        update={"params": {"tool": tool, "dims": {name: list(pair) for name, pair in dims.items()}}}
+    )
     recipe = context.using(recipe, exported=Files(exported), golden=Files(data, (GOLDEN,)))
 
     def make(folder: Path) -> Made:

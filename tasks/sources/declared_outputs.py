@@ -23,7 +23,8 @@ def correct_outputs(model: "onnx.ModelProto", ranges: Ranges) -> bool:
     if not named:
         return False
     low, high = (infer(model, {name: pair[at] for name, pair in _points(ranges).items()}) for at in (0, 1))
-    return any([_correct(value, named, (low, high)) for value in model.graph.output])
+    changed = [_correct(value, named, (low, high)) for value in model.graph.output]
+    return any(changed)
 
 
 def _points(ranges: Ranges) -> dict[str, tuple[int, int]]:
@@ -35,9 +36,7 @@ def _points(ranges: Ranges) -> dict[str, tuple[int, int]]:
     return points
 
 
-def _correct(
-    value: "onnx.ValueInfoProto", named: dict[str, tuple[int, int]], found: tuple[Tensors, Tensors]
-) -> bool:
+def _correct(value: "onnx.ValueInfoProto", named: dict[str, tuple[int, int]], found: tuple[Tensors, Tensors]) -> bool:
     """Correct one output, axis by axis; one of another rank, or without a shape, gets the inferred one."""
     if not value.type.HasField("tensor_type"):
         return False
@@ -63,15 +62,15 @@ def _dims(name: str, found: Tensors) -> list[int | None] | None:
     return [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.tensor_type.shape.dim]
 
 
-def _correct_dim(
-    dim: "onnx.TensorShapeProto.Dimension", named: dict[str, tuple[int, int]], sizes: _Sizes
-) -> bool:
+def _correct_dim(dim: "onnx.TensorShapeProto.Dimension", named: dict[str, tuple[int, int]], sizes: _Sizes) -> bool:
     low, high = sizes
     if low is None or high is None:
         return False
     alike = [name for name, pair in named.items() if pair == sizes]
     if low == high:
-        right = dim.dim_value == low if dim.HasField("dim_value") else dim.dim_param not in named and dim.dim_param != ""
+        right = (
+            dim.dim_value == low if dim.HasField("dim_value") else dim.dim_param not in named and dim.dim_param != ""
+        )
         if not right:
             dim.dim_value = low
         return not right

@@ -64,7 +64,9 @@ class Exported:
             path.parent.rmdir()
         found = first_difference(actual, expected)
         if found and first_difference(self._run_exported(), expected):
-            return "the exported graph itself gives other outputs each time that it runs, so that nothing can be compared"
+            return (
+                "the exported graph itself gives other outputs each time that it runs, so that nothing can be compared"
+            )
         return found
 
     @cached_property

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 def sort_nodes(graph: "onnx.GraphProto") -> bool:
     """Sort the nodes of a graph where they are not sorted, at any depth; a cycle stays for the checker to find."""
-    changed = any([sort_nodes(body) for node in graph.node for body in bodies_of(node)])
+    changed = [sort_nodes(body) for node in graph.node for body in bodies_of(node)]
     if _is_sorted(graph):
-        return changed
+        return any(changed)
     replace_nodes(graph, [graph.node[index] for index in _order(graph)])
     return True
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from tasks.core.errors import DoesNotApply, StepError
+from tasks.core.errors import DoesNotApply
 from tasks.core.frozen import Frozen
 from tasks.core.tensors import load_batches
 from tasks.sources.handed_back import check_handed_back, join_outputs, not_opened, part_outputs
@@ -13,6 +13,7 @@ from tasks.sources.library_call import call_library
 from tasks.sources.library_input import check_memory, private_copy
 from tasks.sources.onnx_fold import MAKING_SEQUENCES
 from tasks.sources.onnx_graph import all_nodes, bodies_of, load_graph, read_facts
+from tasks.sources.onnx_normalise import drop_value_info, graphs_of
 from tasks.sources.opset_raise import raise_opset
 from tasks.sources.typed_metrics import TypedMetrics, check_lowerable, excluded_nodes, typed_metrics
 
@@ -55,7 +56,6 @@ def cast_graph(request: CastRequest) -> TypedMetrics:
     _check_standard(graph)
     source = typed_metrics(graph)
     model = _cast(request, excluded_nodes(graph, request.exclude_nodes, request.exclude_op_types))
-    del model.graph.value_info[:]  # AutoCast leaves entries that contradict the graph, and sessions then fail
     check_handed_back(model, graph, "AutoCast")
     typed = typed_metrics(model)
     if typed.lowered <= source.lowered:
@@ -97,7 +97,8 @@ class _Call(NamedTuple):
 def _called(request: CastRequest, call: _Call) -> "onnx.ModelProto":
     from modelopt.onnx.autocast import convert_to_mixed_precision
 
-    sequences = not MAKING_SEQUENCES.isdisjoint(node.op_type for node in load_graph(call.model).graph.node)
+    source = load_graph(call.model)
+    sequences = not MAKING_SEQUENCES.isdisjoint(node.op_type for node in source.graph.node)
 
     def cast() -> "onnx.ModelProto":
         made: onnx.ModelProto = convert_to_mixed_precision(
@@ -109,10 +110,22 @@ def _called(request: CastRequest, call: _Call) -> "onnx.ModelProto":
             calibration_data=str(call.ranges),
             **({"data_max": math.inf} if sequences else {}),  # it looks at ranges of tensors alone
         )
+        _restore_types(made.graph, source.graph)
+        drop_value_info(made.graph)  # AutoCast leaves entries that contradict the graph, and sessions then fail
         return made
 
     what = f"AutoCast cannot cast this graph to {request.kind}"
     return call_library(what, request.folder / "scratch" / "work", cast, _cure(request.kind))
+
+
+def _restore_types(made: "onnx.GraphProto", source: "onnx.GraphProto") -> None:
+    """Give the inputs and outputs of bodies their types again: AutoCast clears them, and infers not all anew."""
+    types = {value.name: value.type for body in graphs_of(source) for value in (*body.input, *body.output)}
+    for body in graphs_of(made):
+        for value in (*body.input, *body.output):
+            kind = value.type
+            if value.name in types and kind.HasField("tensor_type") and not kind.tensor_type.elem_type:
+                kind.CopyFrom(types[value.name])
 
 
 def _cure(kind: CastKind) -> str:

@@ -91,24 +91,27 @@ def _folded(
     prepared: "onnx.ModelProto", exported: Exported, request: FoldRequest
 ) -> "tuple[onnx.ModelProto, tuple[str, ...], str]":
     """Fold with as many rewrites as leave what the graph computes; else give the prepared graph."""
-    reasons = []
-    for first in range(len(_REWRITES) if request.tool == "graphsurgeon" else 1) if request.tool != "none" else ():
-        try:
-            folded = _fold(prepared, request, _REWRITES[first:])
-            reason = exported.refusal(folded)
-        except Exception as error:  # noqa: BLE001 - the boundary: whatever a tool raises on a graph that it does not take
-            folded, reason = prepared, _said(request.tool, error)
+    reasons: list[str] = []
+    tries = {"none": 0, "polygraphy": 1, "graphsurgeon": len(_REWRITES)}[request.tool]
+    for first in range(tries):
+        folded, reason = _tried(prepared, exported, request, _REWRITES[first:])
         if not reason:
             return folded, _REWRITES[:first], reasons[0] if reasons else ""
         reasons.append(reason)
     return prepared, ("all of it",) if reasons else (), reasons[0] if reasons else ""
 
 
-def _said(tool: str, error: Exception) -> str:
-    if isinstance(error, StepError):
-        return error.message
-    words = " ".join(str(error).split())[:_MESSAGE_LENGTH]
-    return f"{tool} does not take the graph: {type(error).__name__}: {words}"
+def _tried(
+    prepared: "onnx.ModelProto", exported: Exported, request: FoldRequest, rewrites: Collection[str]
+) -> "tuple[onnx.ModelProto, str]":
+    try:
+        folded = _fold(prepared, request, rewrites)
+    except StepError as error:
+        return prepared, error.message
+    except Exception as error:  # noqa: BLE001 - the boundary: whatever a tool raises on a graph that it does not take
+        words = " ".join(str(error).split())[:_MESSAGE_LENGTH]
+        return prepared, f"{request.tool} does not take the graph: {words}"
+    return folded, exported.refusal(folded)
 
 
 def _fold(model: "onnx.ModelProto", request: FoldRequest, rewrites: Collection[str]) -> "onnx.ModelProto":
@@ -144,8 +147,8 @@ def _fold_once(made: "onnx.ModelProto", tool: Tool, rewrites: Collection[str]) -
 def _by_graphsurgeon(graph: "gs.Graph", random: Collection[str], *, bodies: bool) -> None:
     """Fold a graph, then its bodies: GraphSurgeon itself forgets there what is to be excluded.
 
-    Its folding of shapes stays off, and so does its way with If nodes, which loses tensors. It brings a product of floats to integers where casts stand around it, ignores
-    the ends of a `Shape`, and believes noted shapes.
+    Its folding of shapes stays off: it brings a product of floats to integers where casts stand around it, ignores the
+    ends of a `Shape`, and believes noted shapes. Its way with If nodes loses tensors.
     """
 
     def excluded(node: "gs.Node") -> bool:

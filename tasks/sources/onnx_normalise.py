@@ -136,7 +136,9 @@ def _dense(sparse: "onnx.SparseTensorProto", folder: Path) -> "NDArray[np.generi
 def _lift_constants(model: "onnx.ModelProto", folder: Path) -> bool:
     """Make Constant nodes of the main graph initializers, by the same name."""
     graph = model.graph
-    lifted = [node for node in graph.node if node.op_type == "Constant" and not node.domain and len(node.attribute) == 1]
+    lifted = [
+        node for node in graph.node if node.op_type == "Constant" and not node.domain and len(node.attribute) == 1
+    ]
     for node in lifted:
         tensor = _constant(node.attribute[0], folder)
         tensor.name = node.output[0]
@@ -175,7 +177,8 @@ def give_outputs_nodes(model: "onnx.ModelProto") -> bool:
     Tools lose such outputs. One that is an input of the main graph stays: it has one name, and that is not to change.
     """
     taken = tensor_names(model.graph)
-    return any([_give_nodes(graph, taken, main=graph is model.graph) for graph in graphs_of(model.graph)])
+    changed = [_give_nodes(graph, taken, main=graph is model.graph) for graph in graphs_of(model.graph)]
+    return any(changed)
 
 
 def _give_nodes(graph: "onnx.GraphProto", taken: set[str], *, main: bool) -> bool:

@@ -18,6 +18,7 @@ from tasks.sources.handed_back import check_handed_back, join_outputs, part_outp
 from tasks.sources.library_call import call_library
 from tasks.sources.library_input import check_memory, private_copy
 from tasks.sources.onnx_graph import TensorFacts, load_graph, read_facts
+from tasks.sources.onnx_normalise import drop_value_info
 from tasks.sources.onnx_qdq import bypass, free_outputs, quantized_nodes, read_inside
 from tasks.sources.opset_raise import raise_opset
 from tasks.sources.typed_metrics import TypedMetrics, check_lowerable, excluded_nodes, typed_metrics
@@ -78,7 +79,7 @@ def quantize_graph(request: QuantizeRequest) -> TypedMetrics:
     model = _quantized(request, excluded)
     bypass(model, set(excluded))  # a node that reads what another one's pair gives would compute on it all the same
     free_outputs(model)
-    del model.graph.value_info[:]  # shapes of one calibration batch, which contradict the dynamic dims
+    drop_value_info(model.graph)  # shapes of one calibration batch, which contradict the dynamic dims
     check_handed_back(model, source, request.tool)
     typed = typed_metrics(model)
     _check_quantized(request, typed, source)

@@ -100,7 +100,7 @@ def _in_fp64(model: "onnx.ModelProto") -> bool:
     from onnx import TensorProto
 
     ends = (value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output))
-    sizes = {kind: 0 for kind in (TensorProto.DOUBLE, TensorProto.FLOAT)}
+    sizes = dict.fromkeys((TensorProto.DOUBLE, TensorProto.FLOAT), 0)
     for tensor in model.graph.initializer:
         if tensor.data_type in sizes:
             sizes[tensor.data_type] += math.prod(tensor.dims)

@@ -50,7 +50,7 @@ def halved() -> onnx.ModelProto:
         node("Mul", ["f", "half"], ["m"]),
         node("Cast", ["m"], ["y"], to=INT64),
     ]
-    return graph(nodes, [value("x", ["batch"], INT64)], [value("y", ["batch"], INT64)], half=np.float32(0.5))
+    return graph(nodes, [value("x", ["batch"], INT64)], [value("y", ["batch"], INT64)], half=np.array(0.5, np.float32))
 
 
 @pytest.mark.parametrize("tool", ["graphsurgeon", "polygraphy", "none"])
@@ -80,7 +80,7 @@ def reshaped(*, stale: bool) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("stale", [False, True])
 def test_only_sizes_that_no_feed_changes_are_folded(tmp_path: Path, *, stale: bool) -> None:
-    feeds = {"x": np.ones((3, 16), np.float32)}
+    feeds: Tensors = {"x": np.ones((3, 16), np.float32)}
     metrics, made = folded(tmp_path, reshaped(stale=stale), feeds)
     assert sorted(operators(made)) == ["Concat", "MatMul", "Reshape", "Shape"]
     assert not metrics.left_out
@@ -112,7 +112,7 @@ def noisy(operator: str, *, inside: bool) -> onnx.ModelProto:
 def test_noise_is_no_constant(tmp_path: Path, tool: Tool, operator: str, *, inside: bool) -> None:
     source = tmp_path / "model.onnx"
     onnx.save(noisy(operator, inside=inside), source)
-    feeds = {"x": np.ones((2, 4), np.float32)}
+    feeds: Tensors = {"x": np.ones((2, 4), np.float32)}
     save_batches(tmp_path / "golden", [feeds])
     (tmp_path / "out").mkdir()
     fold_graph(FoldRequest(model=source, tool=tool, golden=tmp_path / "golden", folder=tmp_path / "out"))
@@ -130,7 +130,7 @@ def branching() -> onnx.ModelProto:
     outer = helper.make_graph(
         [
             node("Add", ["x", "one"], ["h"]),
-            node("Constant", [], ["k"], value=numpy_helper.from_array(np.float32(3))),
+            node("Constant", [], ["k"], value=numpy_helper.from_array(np.array(3, np.float32))),
             node("Not", ["no"], ["yes"]),
             node("If", ["yes"], ["a2"], then_branch=inner[0], else_branch=inner[1]),
         ],
@@ -146,7 +146,7 @@ def branching() -> onnx.ModelProto:
     )
     nodes = [node("Not", ["no"], ["c0"]), node("If", ["c0"], ["y", "z"], then_branch=outer, else_branch=never)]
     outputs = [value("y", ["batch", 4]), value("z", ["batch", 4])]
-    return graph(nodes, [value("x", ["batch", 4])], outputs, no=np.array(False), one=np.float32(1))
+    return graph(nodes, [value("x", ["batch", 4])], outputs, no=np.array(0, np.bool_), one=np.array(1, np.float32))
 
 
 def test_a_branch_that_is_always_taken_stands_in_the_place_of_its_if(tmp_path: Path) -> None:
@@ -164,9 +164,8 @@ def test_a_large_constant_made_of_a_number_is_not_written_out(tmp_path: Path) ->
     ]
     outputs = [value(f"y{index}", ["batch", 240, 1024]) for index in range(6)]
     shapes = {f"s{index}": np.array([240, 1024]) for index in range(6)}
-    metrics, made = folded(
-        tmp_path, graph(nodes, [value("x", ["batch", 1, 1])], outputs, **shapes), {"x": np.ones((1, 1, 1), np.float32)}
-    )
+    ones: Tensors = {"x": np.ones((1, 1, 1), np.float32)}
+    metrics, made = folded(tmp_path, graph(nodes, [value("x", ["batch", 1, 1])], outputs, **shapes), ones)
     assert made.ByteSize() < 1 << 20
     assert metrics.left_out == ("all of it",)
     assert "its constants grow" in metrics.reason
@@ -191,52 +190,59 @@ _UNARY = ("Neg", "Abs", "Relu", "Floor", "Identity")
 _BINARY = ("Add", "Sub", "Mul", "Max")
 
 
+def one(draw: st.DrawFn, kind: str, name: str, floats: list[str], ints: list[str]) -> list[onnx.NodeProto]:
+    """Nodes of one kind, the last of which gives the tensor `name`."""
+    from_float = draw(st.sampled_from(floats))
+    match kind:
+        case "unary":
+            return [node(draw(st.sampled_from(_UNARY)), [from_float], [name])]
+        case "binary":
+            return [node(draw(st.sampled_from(_BINARY)), [from_float, draw(st.sampled_from(floats))], [name])]
+        case "cast":
+            return [node("Cast", [draw(st.sampled_from(ints))], [name], to=FLOAT)]
+        case "whole":
+            return [node("Cast", [from_float], [name], to=INT64)]
+        case "shape":
+            start, end = draw(st.integers(-2, 0)), draw(st.integers(-1, 2))
+            of = node("Shape", [from_float], [f"{name}s"], start=start, end=end)
+            return [of, node("ReduceSum", [f"{name}s"], [name], keepdims=0)]
+        case _:
+            bodies = [branch(each, from_float, name + each) for each in ("Neg", "Abs")]
+            return [node("If", ["yes"], [name], then_branch=bodies[0], else_branch=bodies[1])]
+
+
+def branch(operator: str, source: str, name: str) -> onnx.GraphProto:
+    return helper.make_graph([node(operator, [source], [name])], operator, [], [shapeless(name, FLOAT)])
+
+
+def shapeless(name: str, dtype: int) -> onnx.ValueInfoProto:
+    made = onnx.ValueInfoProto(name=name)
+    made.type.tensor_type.elem_type = dtype
+    return made
+
+
 @st.composite
 def graphs(draw: st.DrawFn) -> onnx.ModelProto:
     """Small graphs in which casts, shapes, constants and branches feed each other."""
     nodes: list[onnx.NodeProto] = []
     floats, ints = ["x", "k"], ["n"]
     for index in range(draw(st.integers(2, 10))):
-        name, kind = f"t{index}", draw(st.sampled_from(["unary", "binary", "cast", "shape", "whole", "branch"]))
-        if kind == "unary":
-            nodes.append(node(draw(st.sampled_from(_UNARY)), [draw(st.sampled_from(floats))], [name]))
-        elif kind == "binary":
-            pair = [draw(st.sampled_from(floats)) for _ in range(2)]
-            nodes.append(node(draw(st.sampled_from(_BINARY)), pair, [name]))
-        elif kind == "cast":
-            nodes.append(node("Cast", [draw(st.sampled_from(ints))], [name], to=FLOAT))
-        elif kind == "shape":
-            ends = {"start": draw(st.integers(-2, 0)), "end": draw(st.integers(-1, 2))}
-            nodes += [
-                node("Shape", [draw(st.sampled_from(floats))], [f"{name}s"], **ends),
-                node("ReduceSum", [f"{name}s"], [name], keepdims=0),
-            ]
-        elif kind == "whole":
-            nodes.append(node("Cast", [draw(st.sampled_from(floats))], [name], to=INT64))
-        else:
-            branch = [
-                helper.make_graph([node(each, [draw(st.sampled_from(floats))], [name + each])], each, [], [])
-                for each in ("Neg", "Abs")
-            ]
-            for body, each in zip(branch, ("Neg", "Abs"), strict=True):
-                body.output.append(onnx.ValueInfoProto(name=name + each))
-                body.output[0].type.tensor_type.elem_type = FLOAT
-            nodes.append(node("If", ["yes"], [name], then_branch=branch[0], else_branch=branch[1]))
-        (ints if kind in ("shape", "whole") else floats).append(name)
+        kind = draw(st.sampled_from(["unary", "binary", "cast", "shape", "whole", "branch"]))
+        nodes += one(draw, kind, f"t{index}", floats, ints)
+        (ints if kind in ("shape", "whole") else floats).append(f"t{index}")
     nodes += [node("Add", ["x", floats[-1]], ["y"]), node("Identity", [ints[-1]], ["z"])]
-    outputs = [onnx.ValueInfoProto(name=name) for name in ("y", "z")]
-    for output, kind_of in zip(outputs, (FLOAT, INT64), strict=True):
-        output.type.tensor_type.elem_type = kind_of
-    weights = {"k": np.float32(0.5), "n": np.array(3), "yes": np.array(draw(st.booleans()))}
-    return graph(nodes, [value("x", ["batch", 4])], outputs, **weights)
+    outputs = [shapeless("y", FLOAT), shapeless("z", INT64)]
+    yes = np.array(draw(st.booleans()))
+    inputs = [value("x", ["batch", 4])]
+    return graph(nodes, inputs, outputs, k=np.array(0.5, np.float32), n=np.array(3), yes=yes)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(model=graphs(), batch=st.integers(1, 3))
 def test_folding_never_changes_what_a_graph_computes(tmp_path: Path, model: onnx.ModelProto, batch: int) -> None:
-    feeds = {"x": np.linspace(-3, 3, batch * 4, dtype=np.float32).reshape(batch, 4)}
+    feeds: Tensors = {"x": np.linspace(-3, 3, batch * 4, dtype=np.float32).reshape(batch, 4)}
     metrics, _ = folded(tmp_path, model, feeds)
     assert not metrics.left_out
-    other = {"x": np.linspace(-2, 9, 20, dtype=np.float32).reshape(5, 4)}
+    other: Tensors = {"x": np.linspace(-2, 9, 20, dtype=np.float32).reshape(5, 4)}
     before, after = (run_unoptimised(tmp_path / part / "model.onnx", [other]) for part in ("source", "folded"))
     assert not first_difference(after, before)
