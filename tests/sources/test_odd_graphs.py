@@ -1,7 +1,7 @@
 """Every precision tool on graphs that break them: it is right, or the cause is told in words of ours."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,9 @@ def quantized(workers: Workers, folder: Path, model: Path, tool: str) -> Path:
 
 @pytest.mark.parametrize("make", GRAPHS)
 @pytest.mark.parametrize("tool", ["autocast", "modelopt", "onnxruntime"])
-def test_an_odd_graph_is_lowered_rightly(workers: Workers, tmp_path: Path, make: Any, tool: str) -> None:
+def test_an_odd_graph_is_lowered_rightly(
+    workers: Workers, tmp_path: Path, make: "Callable[[], onnx.ModelProto]", tool: str
+) -> None:
     source, batches = folded(tmp_path, make())
     here = sorted(Path.cwd().iterdir())
     made = cast(workers, tmp_path, source) if tool == "autocast" else quantized(workers, tmp_path, source, tool)

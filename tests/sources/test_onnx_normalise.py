@@ -1,5 +1,6 @@
 """One form for every tool: what needs nothing stays as it is, and nothing computes otherwise."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,7 @@ ODD = [
 
 @pytest.mark.parametrize(("make", "what"), ODD, ids=[what for _, what in ODD])
 def test_an_odd_graph_is_prepared_and_computes_the_same(
-    make: "type[onnx.ModelProto]", what: str, tmp_path: Path
+    make: "Callable[[], onnx.ModelProto]", what: str, tmp_path: Path
 ) -> None:
     model = make()
     onnx.save(model, tmp_path / "model.onnx")
