@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from flows.findings import Finding, Findings
+from flows.findings import Finding, Findings, MadeTrunk
 from flows.regression import Baseline, baseline_of, judged, scored
 from flows.submit import Result, Submit
 from flows.verdicts import hopeless, suspected, verdict_of
@@ -12,7 +12,7 @@ from tasks.build import build
 from tasks.calibrate import calibrate
 from tasks.context import Context
 from tasks.core.config import EngineConfig, OnnxModel, PipelineConfig, PrecisionConfig
-from tasks.core.errors import ArtifactDamaged, CannotRun, ConfigError, StepError, TrtflowError
+from tasks.core.errors import ArtifactDamaged, CannotRun, ConfigError, DoesNotApply, StepError, TrtflowError
 from tasks.core.report import Artifact
 from tasks.core.signature import Signature
 from tasks.data import prepare_data
@@ -145,17 +145,19 @@ def convert_known(context: Context, submit: Submit, facts: GraphFacts | None) ->
     score = scored(context, submit, baseline, trunk.data, trunk.exported)
     measured, broken = _measure(context, submit, trunk, results, baseline)
     results = judged(context, results, measured, baseline, score)
-    data, exported = (None, None) if failure else (trunk.data.result(), trunk.exported.result())
     return Findings(
         results=results,
         benchmark=measured,
         source_metric=source,
         failure=failure or broken,
-        data=data,
-        exported=exported,
+        trunk=None if failure else _made_trunk(trunk),
         suspected=suspected(context, _scored(context, trunk.score)),
         uncounted=None if failure else uncounted,
     )
+
+
+def _made_trunk(trunk: Trunk) -> MadeTrunk:
+    return MadeTrunk(trunk.data.result(), trunk.exported.result(), trunk.folded.result())
 
 
 def _is_bounded(context: Context) -> bool:
@@ -167,7 +169,7 @@ def _is_bounded(context: Context) -> bool:
 def _refused(wanted: Sequence[Target], error: StepError) -> Findings:
     """Findings of a run that ends before anything was built."""
     results = tuple(Finding(target, Verdict(status="failed", reason=error.message)) for target in wanted)
-    return Findings(results, None, None, error, None, None)
+    return Findings(results, None, None, error, None)
 
 
 def source_facts(context: Context, submit: Submit) -> GraphFacts | None:
@@ -181,7 +183,7 @@ def _trunk(context: Context, submit: Submit, facts: GraphFacts | None) -> Trunk:
     signature = signature_of(context.pipeline, context.config, facts)
     data = submit(prepare_data, "", context, signature)
     exported = submit(export, "", context, signature, data, facts.external_files if facts else ())
-    folded = submit(fold, "", context, exported)
+    folded = submit(fold, "", context, data, exported)
     judged = (
         submit(judge, "exported", context, data, exported, "exported"),
         submit(judge, "folded", context, data, folded, "folded"),
@@ -297,6 +299,8 @@ def _finding(context: Context, trunk: Trunk, branch: Branch, source: float | Non
     if isinstance(error, CannotRun):
         what = "built, not run" if found.built else "not built"
         return replace(found, verdict=Verdict(status="built", reason=f"{what}: {error.message}"))
+    if context.config.precisions is None and isinstance(error, DoesNotApply):  # nobody asked for it
+        return replace(found, verdict=Verdict(status="skipped", reason=error.message))
     if error is not None:
         return found
     compared = context.metrics(branch.parity.result(), ParityMetrics)

@@ -35,6 +35,15 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class MadeTrunk:
+    """What all results were made from."""
+
+    data: Artifact
+    exported: Artifact
+    folded: Artifact
+
+
+@dataclass(frozen=True)
 class Findings:
     """All results of a pipeline, before anything is promoted."""
 
@@ -42,7 +51,6 @@ class Findings:
     benchmark: BenchmarkMetrics | None
     source_metric: float | None
     failure: TrtflowError | None
-    data: Artifact | None
-    exported: Artifact | None
+    trunk: MadeTrunk | None
     suspected: str = ""  # why the metric seems to be read the wrong way round
     uncounted: TrtflowError | None = None  # why the report lacks what the model costs to run

@@ -68,7 +68,7 @@ def typed(folder: Path, workers: Workers, model: onnx.ModelProto) -> tuple[Conte
     signature = signature_of("p", config, facts)
     data = prepare_data(context, signature)
     exported = export(context, signature, data, facts.external_files)
-    return context, data, exported, quantize(context, data, fold(context, exported), TARGET.precision)
+    return context, data, exported, quantize(context, data, fold(context, data, exported), TARGET.precision)
 
 
 def test_a_typed_graph_is_lowered_once_with_its_weights_beside_it(tmp_path: Path, workers: Workers) -> None:

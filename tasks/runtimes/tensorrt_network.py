@@ -204,6 +204,7 @@ def readable(path: Path, dialect: Dialect) -> "onnx.ModelProto":
 
     model = onnx.load(path, load_external_data=False)
     _check_types(model, dialect)
+    _check_outputs(model, dialect)
     opset = newest_opset(model)
     if dialect.opset is not None and opset > dialect.opset:
         raise StepError(
@@ -244,6 +245,17 @@ def _check_types(model: "onnx.ModelProto", dialect: Dialect) -> None:
         raise CannotRun(
             f"TensorRT {dialect.name} does not know {found[1]}, which the graph has at {found[0]!r}",
             "use fp32, fp16 or int8 for this engine, or a newer TensorRT",
+        )
+
+
+def _check_outputs(model: "onnx.ModelProto", dialect: Dialect) -> None:
+    """Refuse an output that is an input: a network of TensorRT has one tensor of each name."""
+    inputs = {value.name for value in model.graph.input}
+    both = next((value.name for value in model.graph.output if value.name in inputs), None)
+    if both:
+        raise StepError(
+            f"TensorRT {dialect.name} does not take {both!r}: it is an input, and an output without a node between",
+            "take it out of the model's outputs: the caller has it already",
         )
 
 
