@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _MESSAGE_LENGTH = 300
 _QUANTIZING = frozenset({"QuantizeLinear", "DequantizeLinear"})
+# What runs faster on quantised inputs: Q/DQ pairs around anything else are on the way to one of these, or in vain.
+COMPUTING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN"})
 
 
 class TensorFacts(Frozen):
@@ -46,8 +48,8 @@ class GraphFacts(Frozen):
 
     @property
     def quantized(self) -> bool:
-        """Whether the graph already holds Q/DQ nodes."""
-        return not _QUANTIZING.isdisjoint(self.operators)
+        """Whether the graph already holds Q/DQ nodes, and what they can be meant for."""
+        return not _QUANTIZING.isdisjoint(self.operators) and not COMPUTING.isdisjoint(self.operators)
 
     @property
     def half(self) -> bool:

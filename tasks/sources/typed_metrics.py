@@ -10,15 +10,11 @@ from pydantic import Field
 from tasks.core.config_fields import nearest
 from tasks.core.errors import DoesNotApply, StepError
 from tasks.core.frozen import Frozen
-from tasks.sources.onnx_graph import GraphFacts, read_facts
+from tasks.sources.onnx_graph import COMPUTING, GraphFacts, read_facts
 from tasks.sources.onnx_qdq import named, quantized_nodes
 
 if TYPE_CHECKING:
     import onnx
-
-
-# Q/DQ pairs around anything else are on the way to one of these, or in vain.
-_COMPUTING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN"})
 
 
 class TypedMetrics(Frozen):
@@ -44,7 +40,7 @@ class TypedMetrics(Frozen):
     def computing(self) -> tuple[int, int]:
         """How many convolutions, matrix products and the like compute on dequantised inputs, and how many there are."""
         lowered, every = (
-            sum(counts.get(name, 0) for name in _COMPUTING) for counts in (self.quantized, self.facts.operators)
+            sum(counts.get(name, 0) for name in COMPUTING) for counts in (self.quantized, self.facts.operators)
         )
         return lowered, every
 
