@@ -125,4 +125,4 @@ class Source:
 def _cause(error: StepError) -> str:
     """What went wrong, without what Python calls that kind of error."""
     first = error.message.strip().splitlines()[0]
-    return re.sub(r"^.*? raised (?:\w+\.)*\w+: ", "", first).rstrip(".")
+    return re.sub(r"^.*? (?:raised (?:\w+\.)*\w+|failed): ", "", first).rstrip(".")
