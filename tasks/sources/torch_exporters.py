@@ -21,14 +21,30 @@ Exporter: TypeAlias = Literal["dynamo", "torchscript"]
 _PROTOBUF_BYTES = 1_800_000_000
 _CAUSE_LENGTH = 300
 # What dynamo says where the way through the code depends on values: a trace would follow one of the ways in silence.
+# What the exporters say of the commonest causes, and what that means.
+_WORDED = (
+    (
+        r"No ONNX function found for <OpOverload\(op='\w+\._*(\w+)|Exporting the operator '\w+::_*(\w+)' to ONNX",
+        "ONNX has no operator for torch's {}",
+    ),
+    (r"(\w+) as dynamic but your code specialized it to be a constant", "the module's code fixes {}"),
+    (r"\.(numpy)\(\) is not supported for tensor subclasses", "what is computed by {} no graph holds"),
+    (
+        r"only integers, slices|type must be tuple of ints,? ?but got FakeTensor",
+        "a size follows from values of an input",
+    ),
+    (r"Dynamic shape axis should be no more than the shape dimension", "an input has lost a dim on the way"),
+)
+_CLASS = re.compile(r"\b(?:[\w.]*\.)?\w+(?:Error|Exception)\b(?:\(|: )")
 _ON_VALUES = re.compile(r"data-dependent|GuardOnDataDependent|torch\._check|dynamic control flow", re.IGNORECASE)
 
 
 class ExportFailedError(UserCodeError):
-    """An exporter gave no graph; `on_values`: the way through the module's code depends on values."""
+    """An exporter gave no graph, for `cause`; `on_values`: the way through the module's code depends on values."""
 
-    def __init__(self, message: str, cure: str, detail: str, *, on_values: bool) -> None:
-        super().__init__(message, cure, detail)
+    def __init__(self, subject: str, cause: str, detail: str, *, on_values: bool) -> None:
+        super().__init__(f"{subject}: {cause}", "see the exporter's guide to what a module may do", detail)
+        self.cause = cause
         self.on_values = on_values
 
 
@@ -59,8 +75,8 @@ def run_exporter(
         said = f"{error}\n{printed.getvalue()}"
         where = _users_line(said, asked.source.project)
         raise ExportFailedError(
-            f"{asked.source.factory} cannot be exported to ONNX by {exporter}: {_root_cause(error)}{where}",
-            "see the exporter's guide to what a module may do",
+            f"{asked.source.factory} cannot be exported to ONNX by {exporter}",
+            f"{_root_cause(error)}{where}",
             printed.getvalue(),
             on_values=bool(_ON_VALUES.search(said)),
         ) from error
@@ -123,7 +139,11 @@ def _root_cause(error: BaseException) -> str:
     """First line of the first exception of a chain: what the exporter wraps around it fills pages."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")[:_CAUSE_LENGTH]
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+    for pattern, words in _WORDED:
+        if found := re.search(pattern, first):
+            return words.format(*filter(None, found.groups()))
+    return _CLASS.sub("", first)[:_CAUSE_LENGTH]
 
 
 def _users_line(said: str, project: Path) -> str:
