@@ -238,7 +238,8 @@ def _joined(failures: Sequence[StepError]) -> StepError:
 
 
 def _said(failure: StepError) -> str:
-    return failure.cause if isinstance(failure, ExportFailedError) else failure.message
+    """What an exporter said, without the line at which only one of them saw it."""
+    return failure.cause.partition(" (at ")[0] if isinstance(failure, ExportFailedError) else failure.message
 
 
 def _name_dims(model: "onnx.ModelProto", signature: Signature) -> None:

@@ -146,8 +146,11 @@ def output_names(
 
     by_name = takes_names(module, source.inputs)
     positional = [] if by_name else [example[name] for name in source.inputs]
-    with torch.inference_mode():
-        result = call_user(source.factory, partial(module, *positional, **(example if by_name else {})))
+    try:
+        with torch.inference_mode():
+            result = call_user(source.factory, partial(module, *positional, **(example if by_name else {})))
+    except UserCodeError as error:
+        raise _other_dtype(module, example, error) from error
     found = _flatten(result, "")
     bad = [name or "output" for name, value in found if not isinstance(value, torch.Tensor)]
     if bad or not found:
@@ -169,6 +172,21 @@ def output_names(
             "use its keys, or leave `outputs` out",
         )
     return names if isinstance(result, Mapping) else source.outputs or names
+
+
+def _other_dtype(
+    module: "torch.nn.Module", example: "Mapping[str, torch.Tensor]", error: UserCodeError
+) -> UserCodeError:
+    """Where weights have a dtype that no input has, that is the most likely cause of a run that fails."""
+    weights, inputs = (
+        {str(each.dtype).removeprefix("torch.") for each in tensors if each.is_floating_point()}
+        for tensors in (module.parameters(), example.values())
+    )
+    if not weights or not inputs or weights & inputs:
+        return error
+    dtypes = f"the weights are {' and '.join(sorted(weights))}, the inputs {' and '.join(sorted(inputs))}"
+    told = f"{error.message} ({dtypes})"
+    return UserCodeError(told, "return the module in the inputs' dtype, as by `.float()`", error.detail)
 
 
 def _check_output(name: str, value: "torch.Tensor", factory: str) -> None:

@@ -149,25 +149,37 @@ def _alike(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
 
 
 def _draws(infer: Infer, batch: Tensors) -> bool:
-    """Whether the outputs follow a generator: with all of them put back, they are the same again."""
+    """Whether a run takes from a generator, and its outputs follow it: put back, they are the same again."""
     import random
 
     import numpy as np
     import torch
 
     kept = random.getstate(), np.random.get_state()
-    runs = []
+    runs: list[Tensors] = []
     try:
         for _ in range(2):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 np.random.seed(0)
                 random.seed(0)
+                before = _generators()
                 runs.append(infer(batch))
+                moved = _generators() != before
     finally:
         random.setstate(kept[0])
         np.random.set_state(kept[1])
-    return _alike(*runs)
+    return moved and _alike(*runs)
+
+
+def _generators() -> tuple[object, ...]:
+    """The state of every generator that code draws from without naming one."""
+    import random
+
+    import numpy as np
+    import torch
+
+    return random.getstate(), repr(np.random.get_state(legacy=False)), torch.get_rng_state().numpy().tobytes()
 
 
 def _first_different(module: "torch.nn.Module", infer: Infer, batch: Tensors) -> str | None:
