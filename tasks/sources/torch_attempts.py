@@ -1,5 +1,6 @@
 """Export by one exporter after the other, and take the first graph that computes what the module does (in a worker)."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -139,6 +140,7 @@ class Attempts:
             kept = [prop for prop in node.metadata_props if prop.key != _TRACE]
             del node.metadata_props[:]
             node.metadata_props.extend(kept)
+        _order_inputs(model, self.source.inputs)
         name_outputs(model, self.reference.outputs)
         _name_dims(model, self.signature)
         self.path.write_bytes(model.SerializeToString(deterministic=True))
@@ -240,6 +242,15 @@ def _joined(failures: Sequence[StepError]) -> StepError:
 def _said(failure: StepError) -> str:
     """What an exporter said, without the line at which only one of them saw it."""
     return failure.cause.partition(" (at ")[0] if isinstance(failure, ExportFailedError) else failure.message
+
+
+def _order_inputs(model: "onnx.ModelProto", names: Sequence[str]) -> None:
+    """Put the inputs into the order of the YAML, if they are those."""
+    found = {value.name: value for value in model.graph.input}
+    if found.keys() == set(names):
+        ordered = [copy.deepcopy(found[name]) for name in names]
+        del model.graph.input[:]
+        model.graph.input.extend(ordered)
 
 
 def _name_dims(model: "onnx.ModelProto", signature: Signature) -> None:

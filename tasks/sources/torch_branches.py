@@ -68,12 +68,16 @@ def _tensors(value: object) -> "Iterator[torch.Tensor]":
 
 
 def _line(frame: FrameType | None, project: Path) -> str:
-    """The innermost line of the user's own, else of whatever asks."""
+    """The innermost line, and that of the user's own which led there."""
     innermost = ""
     while frame is not None:
         file = Path(frame.f_code.co_filename)
-        if file.is_relative_to(project) and "site-packages" not in file.parts:
-            return f"{file.relative_to(project)}:{frame.f_lineno}"
+        if not innermost and "torch" in file.parts:  # torch's own way from the operator to here
+            frame = frame.f_back
+            continue
         innermost = innermost or f"{file.name}:{frame.f_lineno}"
+        if file.is_relative_to(project) and "site-packages" not in file.parts:
+            own = f"{file.relative_to(project)}:{frame.f_lineno}"
+            return own if innermost == f"{file.name}:{frame.f_lineno}" else f"{innermost}, called at {own}"
         frame = frame.f_back
     return innermost

@@ -1,10 +1,11 @@
 """The two exporters of torch: what each is asked for, and what it says when it fails (in a worker)."""
 
 import contextlib
+import inspect
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -70,6 +71,7 @@ def run_exporter(
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            _ask_no_masks()
             return _export(exporter, module, example, asked)
     except Exception as error:
         said = f"{error}\n{printed.getvalue()}"
@@ -88,6 +90,8 @@ def _export(
     import torch
 
     by_name = takes_names(module, asked.source.inputs)
+    names = _in_order(module, asked.source.inputs) if by_name else asked.source.inputs
+    example = {name: example[name] for name in names}
     dynamo = exporter == "dynamo"
     dynamic = _dynamic_shapes(asked.signature)
     return torch.onnx.export(
@@ -95,7 +99,7 @@ def _export(
         () if by_name else tuple(example.values()),
         str(asked.path),
         kwargs=example if by_name else None,
-        input_names=list(asked.source.inputs),
+        input_names=list(names),
         output_names=placeholders(asked.outputs),
         opset_version=asked.opset,
         dynamo=dynamo,
@@ -104,6 +108,21 @@ def _export(
         external_data=_needs_external_data(module),
         verbose=False,
     )
+
+
+def _ask_no_masks() -> None:
+    """Let nn.Transformer take a mask as it is (in this process, which is the export's own).
+
+    It compares each mask with a causal one, to pick a faster kernel: a branch on values, at which dynamo ends.
+    """
+    from torch.nn.modules import transformer
+
+    transformer._detect_is_causal_mask = lambda _mask, is_causal=None, _size=None: is_causal is True
+
+
+def _in_order(module: "torch.nn.Module", inputs: Sequence[str]) -> tuple[str, ...]:
+    """The inputs as `forward` has them: a trace gives its names in that order, however they are passed."""
+    return tuple(name for name in inspect.signature(module.forward).parameters if name in inputs)
 
 
 def _dynamic_shapes(signature: Signature) -> dict[str, dict[int, object]]:
