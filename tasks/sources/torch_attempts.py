@@ -22,7 +22,7 @@ from tasks.sources.other_values import other_values
 from tasks.sources.source_range import RangeRun
 from tasks.sources.torch_assumptions import check_assumptions
 from tasks.sources.torch_branches import asks_values
-from tasks.sources.torch_exporters import ExportAsked, Exporter, ExportFailedError, run_exporter
+from tasks.sources.torch_exporters import NO_OPERATOR, ExportAsked, Exporter, ExportFailedError, run_exporter
 from tasks.sources.torch_module import TorchSource, takes_names
 
 if TYPE_CHECKING:
@@ -234,14 +234,19 @@ def _taken(exporter: Exporter, failures: Sequence[StepError]) -> Iterator[str]:
 
 def _joined(failures: Sequence[StepError]) -> StepError:
     first, *others = failures
-    more = [other.message for other in others if _said(other) != _said(first)]
+    more = [_said(other) for other in others if _kind(other) != _kind(first)]
     told = f"{first.message}; the TorchScript exporter: {more[0]}" if more else first.message
     return UserCodeError(told, first.cure, "\n".join(failure.detail for failure in failures))
 
 
 def _said(failure: StepError) -> str:
-    """What an exporter said, without the line at which only one of them saw it."""
-    return failure.cause.partition(" (at ")[0] if isinstance(failure, ExportFailedError) else failure.message
+    return failure.cause if isinstance(failure, ExportFailedError) else failure.message
+
+
+def _kind(failure: StepError) -> str:
+    """What went wrong, without what differs by exporter: the line, or the inner name of an operator."""
+    said = _said(failure).partition(" (at ")[0]
+    return NO_OPERATOR if said.startswith(NO_OPERATOR) else said
 
 
 def _order_inputs(model: "onnx.ModelProto", names: Sequence[str]) -> None:

@@ -22,11 +22,12 @@ Exporter: TypeAlias = Literal["dynamo", "torchscript"]
 _PROTOBUF_BYTES = 1_800_000_000
 _CAUSE_LENGTH = 300
 # What dynamo says where the way through the code depends on values: a trace would follow one of the ways in silence.
+NO_OPERATOR = "ONNX has no operator for torch's"
 # What the exporters say of the commonest causes, and what that means.
 _WORDED = (
     (
         r"No ONNX function found for <OpOverload\(op='\w+\._*(\w+)|Exporting the operator '\w+::_*(\w+)' to ONNX",
-        "ONNX has no operator for torch's {}",
+        f"{NO_OPERATOR} {{}}",
     ),
     (r"(\w+) as dynamic but your code specialized it to be a constant", "the module's code fixes {}"),
     (r"\.(numpy)\(\) is not supported for tensor subclasses", "what is computed by {} no graph holds"),
@@ -117,7 +118,7 @@ def _ask_no_masks() -> None:
     """
     from torch.nn.modules import transformer
 
-    transformer._detect_is_causal_mask = lambda _mask, is_causal=None, _size=None: is_causal is True
+    transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True  # noqa: ARG005
 
 
 def _in_order(module: "torch.nn.Module", inputs: Sequence[str]) -> tuple[str, ...]:

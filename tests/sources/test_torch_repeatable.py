@@ -99,7 +99,11 @@ def test_layers_that_sleep_and_modules_without_code_pass() -> None:
 def test_the_layer_where_noise_begins_is_named_wherever_it_lies(layers: list[str], data: st.DataObject) -> None:
     from torch import nn
 
-    kinds = {"relu": nn.ReLU, "tanh": nn.Tanh, "inner": lambda: nn.Sequential(nn.Identity(), nn.Identity())}
+    kinds: dict[str, Callable[[], nn.Module]] = {
+        "relu": nn.ReLU,
+        "tanh": nn.Tanh,
+        "inner": lambda: nn.Sequential(nn.Identity(), nn.Identity()),
+    }
     net = nn.Sequential(*(kinds[layer]() for layer in layers))
     at = data.draw(st.integers(0, len(layers)))
     name = str(at)
