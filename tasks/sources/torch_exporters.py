@@ -91,9 +91,9 @@ def _export(
     import torch
 
     by_name = takes_names(module, asked.source.inputs)
-    names = _in_order(module, asked.source.inputs) if by_name else asked.source.inputs
-    example = {name: example[name] for name in names}
     dynamo = exporter == "dynamo"
+    names = asked.source.inputs if dynamo or not by_name else _in_order(module, asked.source.inputs)
+    example = {name: example[name] for name in names}
     dynamic = _dynamic_shapes(asked.signature)
     return torch.onnx.export(
         module,
