@@ -60,7 +60,8 @@ class Singular(nn.Module):
     """ONNX has no operator for it."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.linalg.svdvals(x)
+        y: torch.Tensor = torch.linalg.svdvals(x)
+        return y
 
 
 class Difference(nn.Module):

@@ -10,8 +10,10 @@ import pytest
 
 from tasks.core.errors import StepError
 from tasks.core.feeds import generate
+from tasks.core.metrics import compare, worst
 from tasks.core.signature import DimRange, Dtype, InputSpec, Signature
 from tasks.core.tensors import Tensors
+from tasks.core.tolerances import PARITY, excess
 from tasks.core.user_code import call_user
 from tasks.runtimes.onnxruntime_session import run_unoptimised
 from tasks.runtimes.torch_eager import TorchEagerSession
@@ -62,7 +64,7 @@ class Tried:
         names = tuple(signature.inputs)
         session = TorchEagerSession(module, names, ["output"], by_name=True)
         self._module, self._signature, self.path = module, signature, folder / "model.onnx"
-        self._infer = lambda feeds: cast("Tensors", call_user("m:build", partial(session.infer, feeds)))
+        self._session = session
         self._source = TorchSource(
             project=Path(branching_modules.__file__).parent,
             factory="m:build",
@@ -71,13 +73,16 @@ class Tried:
             outputs=(),
         )
 
+    def infer(self, feeds: Tensors) -> Tensors:
+        return cast("Tensors", call_user("m:build", partial(self._session.infer, feeds)))
+
     def export(self, asked: Literal["auto", "dynamo", "torchscript"] = "auto") -> Exported:
         import torch
 
         golden = [generate(self._signature, self._signature.sizes("opt"), seed) for seed in (0, 1)]
-        over_range = Source(self._infer, golden[0], self._signature, "the module").run_range()
-        outputs = [self._infer(batch) for batch in golden]
-        reference = Reference(("output",), golden, outputs, over_range, self._infer)
+        over_range = Source(self.infer, golden[0], self._signature, "the module").run_range()
+        outputs = [self.infer(batch) for batch in golden]
+        reference = Reference(("output",), golden, outputs, over_range, self.infer)
         example = {name: torch.tensor(array) for name, array in golden[0].items()}
         attempts = Attempts(
             source=self._source, signature=self._signature, opset=20, path=self.path, reference=reference
@@ -88,7 +93,8 @@ class Tried:
         """Graph and module compute the same on other data, at other sizes than any that the export tried."""
         feeds = generate(self._signature, {**self._signature.sizes("opt"), **sizes}, 7)
         (actual,) = run_unoptimised(self.path, [feeds])
-        np.testing.assert_allclose(actual["output"], self._infer(feeds)["output"], rtol=1e-4, atol=1e-5)
+        error = worst(compare(actual, self.infer(feeds)).values())
+        assert excess(error, PARITY["fp32"]) == []
 
 
 def refusal(name: str, signature: Signature, folder: Path, asked: Literal["auto", "torchscript"] = "auto") -> StepError:
