@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks.core.errors import StepError
-from tasks.core.feeds import cut, resize, samples_in
+from tasks.core.feeds import cut, join, resize, samples_in
 from tasks.core.signature import Signature
 from tasks.core.tensors import Tensors, load_batches
 from tasks.runtimes.tensorrt_errors import cuda_errors
@@ -34,14 +34,12 @@ def calibration_batches(calibration: Path, signature: Signature) -> list[Tensors
 
 def _joined(found: list[Tensors], signature: Signature, batch: str) -> Iterator[Tensors]:
     """Samples of all batches, one after the other, in batches of the opt size."""
-    import numpy as np
-
-    size = signature.dims[batch].opt
+    size, axes = signature.dims[batch].opt, signature.batch_axes()
     # Other named dims, like the length of a text, may differ from batch to batch.
-    fitting = [resize(feeds, signature, {**signature.sizes("opt"), batch: samples_in(feeds)}) for feeds in found]
-    whole = {name: np.concatenate([feeds[name] for feeds in fitting]) for name in signature.inputs}
-    for start in range(0, samples_in(whole) - size + 1, size):
-        yield cut(whole, start, start + size)
+    fitting = [resize(feeds, signature, {**signature.sizes("opt"), batch: samples_in(feeds, axes)}) for feeds in found]
+    whole = join(fitting, axes)
+    for start in range(0, samples_in(whole, axes) - size + 1, size):
+        yield cut(whole, start, start + size, axes)
 
 
 class DeviceFeeds:
@@ -98,7 +96,7 @@ def calibrating(
     primary = Primary()
     try:
         feeds = DeviceFeeds(batches)
-        calibrator = calibrator_of(trt, feeds, samples_in(batches[0]), folder / CACHE)
+        calibrator = calibrator_of(trt, feeds, samples_in(batches[0], signature.batch_axes()), folder / CACHE)
         build.config.int8_calibrator = calibrator
         if signature.dims:
             build.config.set_calibration_profile(_opt_profile(build.builder, signature))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from tasks.core.errors import UserCodeError
 from tasks.core.frozen import Frozen
 from tasks.core.report import Observation
+from tasks.core.signature import batch_dim
 from tasks.runtimes.external_data import external_names
 from tasks.sources.external_files import check_external, placeholders
 from tasks.sources.source_range import SourceRange
@@ -36,6 +37,18 @@ class GraphFacts(Frozen):
     initializer_bytes: int
     half_bytes: int = 0
     external_files: tuple[str, ...] = ()
+
+    @property
+    def batch_axes(self) -> dict[str, int]:
+        """Axis of the batch, by input and output, of those that have one."""
+        dim = batch_dim({name: tensor.shape for name, tensor in self.inputs.items()})
+        tensors = {**self.inputs, **self.outputs}
+        return {name: tensor.shape.index(dim) for name, tensor in tensors.items() if dim and dim in tensor.shape}
+
+    @property
+    def later_axes(self) -> dict[str, int]:
+        """Axis of the batch, by output, where it is another one than the first."""
+        return {name: axis for name, axis in self.batch_axes.items() if axis and name in self.outputs}
 
     @property
     def quantized(self) -> bool:
