@@ -203,13 +203,10 @@ def _check_rest(signature: Signature, counts: tuple[int, int, int], what: str) -
     dim = signature.batch_dim()
     if dim and signature.dims[dim].holds(asked - before):
         return
-    rest = (
-        f"a last batch of {asked - before}, and {dim} takes {signature.dims[dim].described()}"
-        if dim
-        else (
-            f"a part of a batch of {size}, and this model takes whole batches: no dim of all its inputs is called `batch`"
-        )
-    )
+    if dim:
+        rest = f"a last batch of {asked - before}, and {dim} takes {signature.dims[dim].described()}"
+    else:
+        rest = f"a part of a batch of {size}, and batches of this model are whole: none of its dims is called `batch`"
     whole = [f"`{what}.samples: {count}`" for count in (before, before + size) if count]
     raise UserCodeError(f"{what}: samples: {asked} leaves {rest}", f"set {' or '.join(whole)}")
 

@@ -19,7 +19,10 @@ _QUANTIZING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
 class TensorFacts(Frozen):
-    """Dtype and shape of an input or output; a dim without a name or size is called `<tensor>_<axis>`."""
+    """Dtype and shape of an input or output; a dim without a name or size is called `<tensor>_<axis>`.
+
+    A negative size is none: older exporters write -1 where any will do, and ONNX Runtime takes it so.
+    """
 
     dtype: str
     shape: tuple[int | str, ...]
@@ -118,7 +121,7 @@ def _tensor_facts(value: "onnx.ValueInfoProto") -> TensorFacts:
         )
     tensor = value.type.tensor_type
     dims = [
-        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{value.name}_{axis}"
+        dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param or f"{value.name}_{axis}"
         for axis, dim in enumerate(tensor.shape.dim)
     ]
     return TensorFacts(dtype=str(tensor_dtype_to_np_dtype(tensor.elem_type)), shape=tuple(dims))

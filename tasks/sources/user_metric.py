@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from pydantic import Field
+
 from tasks.core.errors import UserCodeError
 from tasks.core.frozen import Frozen
 from tasks.core.observe import observing
@@ -32,7 +34,7 @@ class MetricRequest(Frozen):
     reference: Path
     folder: Path
     noised: bool = False
-    axes: dict[str, int] = {}
+    axes: dict[str, int] = Field(default_factory=dict)
 
 
 class MetricReply(Frozen):

@@ -1,4 +1,4 @@
-"""A batch is cut, joined and resized along the dim that is called so, on whichever axis each input has it, if it has."""
+"""A batch is cut, joined and resized along the dim that is called so, on whichever axis an input has it."""
 
 from collections.abc import Mapping
 
@@ -100,8 +100,11 @@ def test_which_dim_is_the_batch(
 
 @pytest.mark.parametrize(
     ("size", "words", "cure"),
-    [(6, "batch = 6, outside its range 8 to 16 in multiples of 4", "larger"), (20, "batch = 20", "smaller")]
-    + [(10, "batch = 10", "a multiple of 4")],
+    [
+        (6, "batch = 6, outside its range 8 to 16 in multiples of 4", "larger"),
+        (20, "batch = 20, outside its range 8 to 16", "smaller"),
+        (10, "batch = 10, outside its range 8 to 16", "a multiple of 4"),
+    ],
 )
 def test_a_batch_outside_its_range_says_which_way(size: int, words: str, cure: str) -> None:
     signature = _signature({"h": (2, "batch")}, DimRange(min=8, opt=12, max=16, step=4))
