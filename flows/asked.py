@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from tasks.core.config import PipelineConfig, PromoteConfig, complete
 from tasks.core.outcome import EngineOutcome
 from tasks.core.tolerances import PARITY, Tolerance
-from tasks.gates import DEFAULT_METRIC_DROP
+from tasks.gates import DEFAULT_METRIC_DROP, tolerance_of
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def asked_of(config: PipelineConfig) -> Asked:
         kinds={each.name: each.kind for each in config.precisions}
         if config.precisions
         else {kind: kind for kind in PARITY},
-        gates={name: Tolerance.model_validate(gate.model_dump()) for name, gate in config.gates.parity.items()},
+        gates={name: tolerance_of(gate) for name, gate in config.gates.parity.items()},
         metric=found.function.partition(":")[2] if found else None,
         rises=found is None or found.higher_is_better,
         least=(found.min if found.higher_is_better else found.max) if found else None,

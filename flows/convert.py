@@ -3,15 +3,16 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from flows.findings import Finding, Findings
+from flows.findings import Finding, Findings, MadeTrunk
 from flows.regression import Baseline, baseline_of, judged, scored
 from flows.submit import Result, Submit
+from flows.verdicts import hopeless, suspected, verdict_of
 from tasks.benchmark import BenchmarkMetrics, Contender, benchmark
 from tasks.build import build
 from tasks.calibrate import calibrate
 from tasks.context import Context
 from tasks.core.config import EngineConfig, OnnxModel, PipelineConfig, PrecisionConfig
-from tasks.core.errors import ArtifactDamaged, CannotRun, ConfigError, StepError, TrtflowError
+from tasks.core.errors import ArtifactDamaged, CannotRun, ConfigError, DoesNotApply, StepError, TrtflowError
 from tasks.core.report import Artifact
 from tasks.core.signature import Signature
 from tasks.data import prepare_data
@@ -19,18 +20,20 @@ from tasks.evaluate import SOURCE, EvaluateMetrics, evaluate, metric_of
 from tasks.export import export
 from tasks.facts import facts as count_facts
 from tasks.fold import fold
-from tasks.gates import Score, Verdict, direction_problem, judge_metric, judge_parity, parity_bound, source_problem
+from tasks.gates import Verdict
 from tasks.inspect import inspect_source, signature_of
 from tasks.judge import judge
 from tasks.layers import layers
+from tasks.lower import lower
 from tasks.parity import ParityMetrics, parity
 from tasks.prune import prune
 from tasks.quantize import quantize
 from tasks.repair import repair
 from tasks.runtimes.load import DEPLOYABLE, LAYERED, installed, offline, runs_here
+from tasks.runtimes.tensorrt_dialects import reads
 from tasks.sources.onnx_graph import GraphFacts
 from tasks.target import Target
-from tasks.verify_range import RangeMetrics, range_problem, verify_range
+from tasks.verify_range import RangeMetrics, verify_range
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,10 @@ class Typed:
 
 @dataclass(frozen=True)
 class Compiled:
-    """The engine of one typed graph; `unrepaired` is that of the graph before its repair."""
+    """The engine of one typed graph, and the graph itself as its parser reads it; `unrepaired` is before the repair."""
 
     typed: Typed
+    graph: Result[Artifact]
     built: Result[Artifact]
     unrepaired: Result[Artifact] | None
 
@@ -80,6 +84,7 @@ class Branch:
 
     target: Target
     typed: Typed
+    graph: Result[Artifact]
     built: Result[Artifact]
     unrepaired: Result[Artifact] | None
     parity: Result[Artifact]
@@ -126,9 +131,9 @@ def convert_known(context: Context, submit: Submit, facts: GraphFacts | None) ->
     wanted = targets(context.config, typed=bool(facts and facts.typed))
     absent = {target.engine.name: reason for target in wanted if (reason := _absent(context, target.engine))}
     here = [target for target in wanted if target.engine.name not in absent]
-    hopeless = _hopeless(context, trunk)
-    if hopeless is not None:
-        return _refused(wanted, hopeless)
+    bounded = _is_bounded(context)  # else nothing is waited for
+    if bounded and (refused := hopeless(context, _score(context, trunk.score))) is not None:
+        return _refused(wanted, refused)
     branches = list(_branches(context, submit, trunk, here))
     source = _score(context, trunk.score)
     skipped = [_skipped(target, absent[target.engine.name]) for target in wanted if target not in here]
@@ -140,41 +145,31 @@ def convert_known(context: Context, submit: Submit, facts: GraphFacts | None) ->
     score = scored(context, submit, baseline, trunk.data, trunk.exported)
     measured, broken = _measure(context, submit, trunk, results, baseline)
     results = judged(context, results, measured, baseline, score)
-    data, exported = (None, None) if failure else (trunk.data.result(), trunk.exported.result())
     return Findings(
         results=results,
         benchmark=measured,
         source_metric=source,
         failure=failure or broken,
-        data=data,
-        exported=exported,
-        suspected=_suspected(context, trunk),
+        trunk=None if failure else _made_trunk(trunk),
+        suspected=suspected(context, _scored(context, trunk.score)),
         uncounted=None if failure else uncounted,
     )
 
 
-def _suspected(context: Context, trunk: Trunk) -> str:
-    metric = metric_of(context)
-    if metric is None or trunk.score is None or _first_error([trunk.score]) is not None:
-        return ""
-    found = context.metrics(trunk.score.result(), EvaluateMetrics)
-    return direction_problem(metric, found.value, found.noised)
+def _made_trunk(trunk: Trunk) -> MadeTrunk:
+    return MadeTrunk(trunk.data.result(), trunk.exported.result(), trunk.folded.result())
 
 
-def _hopeless(context: Context, trunk: Trunk) -> StepError | None:
-    """Why no engine can pass: nothing is quantised or built where the source misses its own metric's bounds."""
+def _is_bounded(context: Context) -> bool:
+    """Whether the metric has bounds that the source itself may miss."""
     metric = metric_of(context)
-    if metric is None or (metric.min is None and metric.max is None):
-        return None
-    source = _score(context, trunk.score)
-    problem = "" if source is None else source_problem(metric, source)
-    return StepError(problem, "correct the metric, its bounds or the model") if problem else None
+    return metric is not None and (metric.min is not None or metric.max is not None)
 
 
 def _refused(wanted: Sequence[Target], error: StepError) -> Findings:
     """Findings of a run that ends before anything was built."""
     results = tuple(Finding(target, Verdict(status="failed", reason=error.message)) for target in wanted)
-    return Findings(results, None, None, error, None, None)
+    return Findings(results, None, None, error, None)
 
 
 def source_facts(context: Context, submit: Submit) -> GraphFacts | None:
@@ -188,7 +183,7 @@ def _trunk(context: Context, submit: Submit, facts: GraphFacts | None) -> Trunk:
     signature = signature_of(context.pipeline, context.config, facts)
     data = submit(prepare_data, "", context, signature)
     exported = submit(export, "", context, signature, data, facts.external_files if facts else ())
-    folded = submit(fold, "", context, exported)
+    folded = submit(fold, "", context, data, exported)
     judged = (
         submit(judge, "exported", context, data, exported, "exported"),
         submit(judge, "folded", context, data, folded, "folded"),
@@ -230,12 +225,23 @@ def _typed(context: Context, submit: Submit, trunk: Trunk, precision: PrecisionC
 
 
 def _compiled(context: Context, submit: Submit, trunk: Trunk, target: Target, typed: Typed) -> Compiled:
-    def engine(made: Target, graph: Result[Artifact]) -> Result[Artifact]:
-        return submit(build, made.id, context, made, trunk.signature, (trunk.data, trunk.exported, graph))
+    def engine(made: Target, graph: Result[Artifact]) -> tuple[Result[Artifact], Result[Artifact]]:
+        readable = _readable(context, submit, trunk, made, graph)
+        inputs = (trunk.data, trunk.exported, readable)
+        return readable, submit(build, made.id, context, made, trunk.signature, inputs)
 
-    built = engine(target, typed.graph)
-    before = engine(target.unrepaired, typed.unrepaired) if typed.unrepaired else None
-    return Compiled(typed, built, before)
+    graph, built = engine(target, typed.graph)
+    before = engine(target.unrepaired, typed.unrepaired)[1] if typed.unrepaired else None
+    return Compiled(typed, graph, built, before)
+
+
+def _readable(
+    context: Context, submit: Submit, trunk: Trunk, target: Target, typed: Result[Artifact]
+) -> Result[Artifact]:
+    """The typed graph in an opset that the engine's parser reads."""
+    engine = target.engine
+    readable = reads(context.interpreter(engine.runtime, engine.interpreter), target.precision.kind)
+    return submit(lower, target.id, context, target, trunk.data, typed, readable) if readable else typed
 
 
 def _branch(context: Context, submit: Submit, trunk: Trunk, target: Target, compiled: Compiled) -> Branch:
@@ -248,7 +254,7 @@ def _branch(context: Context, submit: Submit, trunk: Trunk, target: Target, comp
         over_range = submit(verify_range, target.id, context, target, trunk.signature, graphs)
     score = submit(evaluate, target.id, context, target, trunk.data, trunk.exported, built) if trunk.score else None
     unrepaired = None if target.run_on else compiled.unrepaired
-    return Branch(target, typed, built, unrepaired, compared, score, over_range)
+    return Branch(target, typed, compiled.graph, built, unrepaired, compared, score, over_range)
 
 
 def _first_error(steps: Sequence[Result[Artifact] | None]) -> TrtflowError | None:
@@ -266,46 +272,42 @@ def _first_error(steps: Sequence[Result[Artifact] | None]) -> TrtflowError | Non
     return None
 
 
+def _scored(context: Context, score: Result[Artifact] | None) -> EvaluateMetrics | None:
+    made = _made(score)
+    return context.metrics(made, EvaluateMetrics) if made else None
+
+
 def _score(context: Context, score: Result[Artifact] | None) -> float | None:
-    if score is None or _first_error([score]) is not None:
-        return None
-    return context.metrics(score.result(), EvaluateMetrics).value
+    found = _scored(context, score)
+    return found.value if found else None
 
 
 def _finding(context: Context, trunk: Trunk, branch: Branch, source: float | None) -> Finding:
     """Judge one result: the boundary at which a failure becomes a line of the report."""
-    reached = (branch.built, branch.parity, branch.over_range, trunk.score, branch.score)
-    steps = [*trunk.steps(), *branch.typed.steps(), *reached]
+    made = [*trunk.steps(), *branch.typed.steps(), branch.graph, branch.built]
+    steps = [*made, branch.parity, branch.over_range, trunk.score, branch.score]
     error = _first_error(steps)
     found = Finding(
         branch.target,
         Verdict(status="error", reason=str(error)),
         built=_made(branch.built),
         typed=_made(branch.typed.graph),
+        compiled=_made(branch.graph),
         unrepaired=_made(branch.unrepaired),
         calibration=_made(branch.typed.calibration),
     )
     if isinstance(error, CannotRun):
-        return replace(found, verdict=Verdict(status="built", reason=f"built, not run: {error.message}"))
+        what = "built, not run" if found.built else "not built"
+        return replace(found, verdict=Verdict(status="built", reason=f"{what}: {error.message}"))
+    if context.config.precisions is None and isinstance(error, DoesNotApply):  # nobody asked for it
+        return replace(found, verdict=Verdict(status="skipped", reason=error.message))
     if error is not None:
         return found
     compared = context.metrics(branch.parity.result(), ParityMetrics)
     metric = _score(context, branch.score)
-    verdict = _verdict(context, branch.target, compared, (metric, source))
     over_range = context.metrics(branch.over_range.result(), RangeMetrics) if branch.over_range else None
-    if over_range is not None and verdict.status == "passed":
-        verdict = _over_range(context, branch.target, (compared, over_range), verdict)
+    verdict = verdict_of(context, branch.target, (compared, over_range), (metric, source))
     return replace(found, verdict=verdict, parity=compared, metric=metric, over_range=over_range)
-
-
-def _over_range(
-    context: Context, target: Target, found: tuple[ParityMetrics, RangeMetrics], verdict: Verdict
-) -> Verdict:
-    """What passed on golden inputs must be right at all declared sizes too."""
-    compared, over_range = found
-    bound = parity_bound(target, context.config.gates)
-    problem = range_problem(over_range, bound, compared.hops["vs_source"].worst)
-    return Verdict(status="failed", reason=f"range: {problem}") if problem else verdict
 
 
 def _layered(context: Context, submit: Submit, trunk: Trunk, found: Finding) -> Finding:
@@ -313,7 +315,7 @@ def _layered(context: Context, submit: Submit, trunk: Trunk, found: Finding) -> 
     if found.parity is None or found.target.engine.runtime not in LAYERED:
         return found
     made = submit(
-        layers, found.target.id, context, found.target, trunk.signature, trunk.data, (found.typed, found.built)
+        layers, found.target.id, context, found.target, trunk.signature, trunk.data, (found.compiled, found.built)
     )
     error = _first_error([made])
     return replace(found, no_layers=error.message) if error else replace(found, layers=made.result())
@@ -335,26 +337,6 @@ def _absent(context: Context, engine: EngineConfig) -> str:
 
 def _skipped(target: Target, reason: str) -> Finding:
     return Finding(target, Verdict(status="skipped", reason=reason))
-
-
-def _verdict(
-    context: Context, target: Target, compared: ParityMetrics, scores: tuple[float | None, float | None]
-) -> Verdict:
-    gates, metric = context.config.gates, metric_of(context)
-    verdict = judge_parity(target, gates, compared.hops["vs_source"], metric=metric is not None)
-    engine, source = scores
-    if verdict.status != "passed" or metric is None or engine is None or source is None:
-        return verdict
-    scored = judge_metric(gates, metric, Score(engine=engine, source=source))
-    if scored.status != "passed":
-        return scored
-    synthetic = " on synthetic data" if _synthetic(context) else ""
-    return Verdict(status="passed", reason=f"{verdict.reason}; {scored.reason}{synthetic}")
-
-
-def _synthetic(context: Context) -> bool:
-    evaluation = context.config.data.evaluation
-    return evaluation is not None and evaluation.synthetic
 
 
 def _measure(

@@ -13,7 +13,7 @@ from tasks.verify_range import RangeMetrics
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one result; what is None was not reached.
+    """What became of one result; what is None was not reached. `compiled` is the graph that the engine was built from.
 
     `regression` is why a result that passed may not take the place of the engine that is promoted, `no_layers` why
     there is no table of its layers although its runtime has them.
@@ -23,6 +23,7 @@ class Finding:
     verdict: Verdict
     built: Artifact | None = None
     typed: Artifact | None = None
+    compiled: Artifact | None = None
     unrepaired: Artifact | None = None
     calibration: Artifact | None = None
     parity: ParityMetrics | None = None
@@ -34,6 +35,15 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class MadeTrunk:
+    """What all results were made from."""
+
+    data: Artifact
+    exported: Artifact
+    folded: Artifact
+
+
+@dataclass(frozen=True)
 class Findings:
     """All results of a pipeline, before anything is promoted."""
 
@@ -41,7 +51,6 @@ class Findings:
     benchmark: BenchmarkMetrics | None
     source_metric: float | None
     failure: TrtflowError | None
-    data: Artifact | None
-    exported: Artifact | None
+    trunk: MadeTrunk | None
     suspected: str = ""  # why the metric seems to be read the wrong way round
     uncounted: TrtflowError | None = None  # why the report lacks what the model costs to run

@@ -9,6 +9,7 @@ from tasks.core.report import Artifact
 from tasks.runtimes.timing import PointFigures, Speedup
 from tasks.sources.collect import DataMetrics
 from tasks.sources.float_search import by_operator
+from tasks.sources.onnx_fold import FoldMetrics
 from tasks.sources.onnx_graph import ExportMetrics
 from tasks.sources.onnx_ranges import CalibrationMetrics
 from tasks.sources.onnx_repair import RepairedMetrics
@@ -19,9 +20,11 @@ _MANY_UNSETTLED = 0.1
 
 def notes_of(context: Context, findings: Findings) -> list[str]:
     """One sentence each: what is synthetic, and which measurements were noisy."""
-    notes = _synthetic(context.metrics(findings.data, DataMetrics)) if findings.data else []
+    trunk = findings.trunk
+    notes = _synthetic(context.metrics(trunk.data, DataMetrics)) if trunk else []
     notes += [findings.suspected] if findings.suspected else []
-    notes += context.metrics(findings.exported, ExportMetrics).notes if findings.exported else ()
+    notes += context.metrics(trunk.exported, ExportMetrics).notes if trunk else ()
+    notes += _folding(context.metrics(trunk.folded, FoldMetrics)) if trunk else []
     typed = {found.target.precision.name: found for found in findings.results}
     for name, found in typed.items():
         notes += _coverage(name, _typed(context, found.typed)) if found.calibration and found.typed else []
@@ -38,6 +41,11 @@ def notes_of(context: Context, findings: Findings) -> list[str]:
 
 def _typed(context: Context, made: Artifact) -> TypedMetrics:
     return context.metrics(made, RepairedMetrics if made.step == "repair" else TypedMetrics)
+
+
+def _folding(found: FoldMetrics) -> list[str]:
+    """What folding was left out, and why: the graph is the same, and may hold more nodes than it need."""
+    return [f"folding left out {' and '.join(found.left_out)}: {found.reason}"] if found.left_out else []
 
 
 def _coverage(name: str, typed: TypedMetrics) -> list[str]:

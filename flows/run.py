@@ -272,6 +272,6 @@ def _record(run: Run, context: Context, ending: _Ending) -> RunOutcome:
 
 
 def _golden_origin(context: Context, findings: Findings | None) -> tuple[str, ...]:
-    if findings is None or findings.data is None:
+    if findings is None or findings.trunk is None:
         return ()
-    return context.metrics(findings.data, DataMetrics).golden_origin
+    return context.metrics(findings.trunk.data, DataMetrics).golden_origin

@@ -26,7 +26,7 @@ from tasks.sources.source_range import read_range
 from tasks.step import StepOptions, step
 from tasks.target import Target
 
-OPTIONS = StepOptions("build", version=3)
+OPTIONS = StepOptions("build", version=4)
 MODEL = "model.onnx"
 # The step's data, the source's export (where the source ran) and the typed graph.
 BuildInputs: TypeAlias = tuple[Artifact, Artifact, Artifact]

@@ -86,28 +86,29 @@ def _declared_excess(error: HopError, gate: ParityGate) -> list[str]:
     if unknown:
         return [f"no output is called {unknown[0]!r}: {suggest(unknown[0], error.outputs)}"]
     others = [found for name, found in error.outputs.items() if name not in gate.outputs]
-    broken = excess(worst(others), _tolerance(gate)) if others else []
+    broken = excess(worst(others), tolerance_of(gate)) if others else []
     for name, bounds in gate.outputs.items():
-        broken += [f"{name}: {sentence}" for sentence in excess(error.outputs[name], _tolerance(bounds))]
+        broken += [f"{name}: {sentence}" for sentence in excess(error.outputs[name], tolerance_of(bounds))]
     return broken
 
 
-def _tolerance(bounds: ParityBounds) -> Tolerance:
+def tolerance_of(bounds: ParityBounds) -> Tolerance:
+    """Bounds of the YAML as they are held against an error."""
     return Tolerance.model_validate(bounds.model_dump(exclude={"outputs"}))
 
 
 def parity_bound(target: Target, gates: GatesConfig) -> Tolerance:
     """The bound that a result's outputs must keep: the YAML's, else the default of its kind."""
     declared = _declared(target, gates)
-    return PARITY[target.precision.kind] if declared is None else _tolerance(declared)
+    return PARITY[target.precision.kind] if declared is None else tolerance_of(declared)
 
 
 def source_problem(metric: MetricConfig, source: float) -> str:
     """Say why no engine can pass: the source itself is beyond the metric's floor or ceiling. Empty where it is not."""
     if metric.min is not None and source < metric.min:
-        return f"the source model itself scores {source:.6g}, below min {metric.min:g}: no engine can pass"
+        return f"the source model itself scores {source + 0.0:.6g}, below min {metric.min:g}: no engine can pass"
     if metric.max is not None and source > metric.max:
-        return f"the source model itself scores {source:.6g}, above max {metric.max:g}: no engine can pass"
+        return f"the source model itself scores {source + 0.0:.6g}, above max {metric.max:g}: no engine can pass"
     return ""
 
 

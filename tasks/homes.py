@@ -18,6 +18,7 @@ ONNX = Home(
         "tasks.sources.collect",
         "tasks.sources.onnx_fold",
         "tasks.sources.onnx_import",
+        "tasks.sources.onnx_lower",
         "tasks.sources.onnx_prune",
         "tasks.sources.onnx_typed",
         "tasks.runtimes.engines",

@@ -14,7 +14,7 @@ from tasks.sources.onnx_quantize import QuantizedKind, QuantizeRequest, quantize
 from tasks.sources.onnx_typed import TypedRequest, take_typed
 from tasks.step import StepOptions, step
 
-OPTIONS = StepOptions("quantize", version=2)
+OPTIONS = StepOptions("quantize", version=3)
 
 
 @step(OPTIONS)

@@ -74,7 +74,7 @@ CALIBRATION = {
     "dtype": ("batch 0, input 'x' has dtype float64, expected float32", ".astype('float32')"),
     "shape": ("input 'x' has shape [4, 5], expected ['batch', 4]", "correct `inputs`"),
     "rank": ("input 'x' has shape [4], expected ['batch', 4]", "correct `inputs`"),
-    "nan": ("input 'x' holds NaN or infinite values", "clean the data"),
+    "nan": ("input 'x' holds NaN", "clean the data"),
     "lists": ("input 'x' is a list", "make it a numpy array"),
     "no_dict": ("batch 0 is a list", "yield a dict"),
     "too_large": ("has batch = 64, outside its range 1 to 8", "widen `dims.batch`"),

@@ -42,7 +42,7 @@ TIGHTENED: dict[str, tuple[dict[str, Any], str, str]] = {
     "floor": (
         {"data": {"evaluation": {**SOURCE, "metric": {**METRIC, "min": 0.5}}}},
         ORT,
-        "is below its minimum 0.5",
+        "the source model itself scores 0, below min 0.5: no engine can pass",
     ),
     "drop": ({"gates": {"metric_drop": 0}}, REFERENCE, "against the source's"),
 }

@@ -145,7 +145,10 @@ def test_one_hundredth_may_be_lost_where_nothing_is_said() -> None:
 def test_floor_and_ceiling_hold_however_the_source_does() -> None:
     floor = MetricConfig(function="user:top1", min=0.95)
     verdict = judge_metric(GatesConfig(metric_drop=1.0), floor, Score(engine=0.94, source=0.94))
-    assert (verdict.status, verdict.reason) == ("failed", "metric: 0.94 is below its minimum 0.95")
+    assert (verdict.status, verdict.reason) == (
+        "failed",
+        "metric: 0.94 is below its minimum 0.95 (the source has 0.94)",
+    )
     ceiling = MetricConfig(function="user:loss", higher_is_better=False, max=0.5)
     verdict = judge_metric(GatesConfig(metric_drop=1.0), ceiling, Score(engine=0.75, source=0.75))
     assert (verdict.status, verdict.reason) == ("failed", "metric: 0.75 is above its maximum 0.5")

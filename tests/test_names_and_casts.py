@@ -79,6 +79,6 @@ def test_a_cast_that_changed_nothing_is_refused_where_the_graph_has_casts_of_its
 
 
 def test_what_autocast_cannot_do_is_told_with_a_cure(workers: Workers, tmp_path: Path) -> None:
-    with pytest.raises(StepError, match="AutoCast cannot cast this graph to fp16") as caught:
+    with pytest.raises(StepError, match="fp16 is made from fp32 only") as caught:
         cast(workers, tmp_path, TensorProto.DOUBLE, ())
-    assert "optional: true" in caught.value.cure
+    assert "precisions: [fp32]" in caught.value.cure

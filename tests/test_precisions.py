@@ -203,6 +203,28 @@ def test_data_that_is_no_good_for_calibration_is_told(tmp_path: Path) -> None:
     assert "differ between the halves of the 32 samples: calibrate with more" in notes
 
 
+def test_default_precisions_that_do_not_apply_are_skipped(tmp_path: Path) -> None:
+    """Nobody wrote `precisions`: no error with a cure for a key that is not there."""
+    double = onnx.TensorProto.DOUBLE
+    ends = [value("x", [2, 4], double)], [value("y", [2, 4], double)]
+    onnx.save(graph([helper.make_node("Add", ["x", "b"], ["y"])], *ends, b=np.ones(4)), tmp_path / "model.onnx")
+    np.savez(tmp_path / "calibration.npz", x=np.ones((4, 4)))
+    project = Project(tmp_path)
+    engines, data = [{"runtime": "onnxruntime"}], {"calibration": {"source": "calibration.npz"}}
+    project.write(
+        p={"model": {"onnx": "model.onnx"}, "engines": engines, "data": data, "benchmark": QUICK["benchmark"]}
+    )
+    finished = project.run("run", "--json")
+    assert finished.code == 0, finished.stderr
+    found = {engine.precision: engine for engine in finished.runs["p"].engines}
+    assert {name: engine.status for name, engine in found.items()} == {
+        "fp32": "passed",
+        "fp16": "skipped",
+        "int8": "skipped",
+    }
+    assert found["int8"].reason == "the graph takes, gives or holds fp64, and int8 is made from fp32 only"
+
+
 def test_a_graph_with_pairs_of_its_own_is_taken_as_it_is(project: Project, run: RunOutcome, tmp_path: Path) -> None:
     """What quantisation-aware training exports: here, the quantised graph of the run before."""
     assert run.status == "passed"

@@ -52,7 +52,7 @@ def folded(context: Context) -> tuple[Artifact, Artifact]:
     facts = context.metrics(inspect_source(context), GraphFacts)
     data = prepare_data(context, signature_of("p", context.config, facts))
     exported = export(context, signature_of("p", context.config, facts), data, facts.external_files)
-    return data, fold(context, exported)
+    return data, fold(context, data, exported)
 
 
 def weight_of(context: Context, artifact: Artifact) -> "np.ndarray[Any, Any]":

@@ -167,7 +167,7 @@ def test_a_near_tie_is_called_one(ratio: Pair | None, says: str) -> None:
 def test_a_refusal_points_to_one_of_its_kind_that_passed() -> None:
     (refusal,) = refusals(found((result("fp32", 10), result("int8", 11), result("raw", None))), ASKED)
     assert refusal.reason == "spearman: 0.9 is below its minimum 0.99"
-    assert refusal.siblings == {"ort/int8": "passed: spearman 0.9000"}
+    assert refusal.siblings == {"ort/int8": "passed: spearman 0.9"}
 
 
 def test_errors_are_told_worst_first_without_those_far_below_their_bound() -> None:

@@ -9,7 +9,7 @@ from tasks.sources.onnx_flops import ModelFacts
 from tasks.sources.onnx_fold import FoldMetrics
 from tasks.sources.onnx_graph import ExportReply, GraphFacts
 
-_STAGES = ("export", "fold", "prune", "quantize", "repair", "build")
+_STAGES = ("export", "fold", "prune", "quantize", "repair", "lower", "build")
 
 
 @dataclass(frozen=True)

@@ -263,11 +263,11 @@ class ExportConfig(Section):
 
 
 class FoldConfig(Section):
-    """Which tool folds constants; YAML writes it `{with: polygraphy}`."""
+    """Which tool folds constants, or `none`; YAML writes it `{with: polygraphy}`."""
 
     model_config = ConfigDict(populate_by_name=True)
 
-    tool: Literal["graphsurgeon", "polygraphy"] = Field(
+    tool: Literal["graphsurgeon", "polygraphy", "none"] = Field(
         default="graphsurgeon", validation_alias="with", serialization_alias="with"
     )
 

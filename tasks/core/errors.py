@@ -5,6 +5,7 @@ TrtflowError            one paragraph: what happened, what was expected, what to
 |-- StepError           a step could not make its artifact
 |   |-- UserCodeError   the user's factory, data source or metric failed or broke its contract
 |   |-- CannotRun       the graph is made, and nothing here has the kernels to run it
+|   |-- DoesNotApply    the graph has nothing that this precision is for, or a tool does not take it
 |   `-- WorkerError     the worker process died, hung or broke the protocol
 |-- StoreError          the store cannot be read or written
 |   |-- ArtifactDamaged a file of an artifact is missing or is not what its report says
@@ -70,6 +71,10 @@ class UserCodeError(StepError):
 
 class CannotRun(StepError):  # noqa: N818 - a fact about this host, not a fault
     """What was made cannot run here: it is reported as built, not run, and never promoted."""
+
+
+class DoesNotApply(StepError):  # noqa: N818 - a fact about the graph, not a fault
+    """A precision has nothing to do in this graph, or its tool does not take it: skipped where nobody asked for it."""
 
 
 class WorkerError(StepError):

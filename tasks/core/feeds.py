@@ -43,7 +43,7 @@ def kind_of(value: object) -> str:
 
 
 def check_array(array: object, dtype: str | None, what: str) -> None:
-    """Raise UserCodeError unless `array` is a finite numpy array of numbers, of `dtype` where one is given."""
+    """Raise UserCodeError unless `array` is a numpy array of numbers without NaN, of `dtype` where one is given."""
     import numpy as np
 
     if not isinstance(array, np.ndarray):
@@ -54,10 +54,8 @@ def check_array(array: object, dtype: str | None, what: str) -> None:
         raise UserCodeError(
             f"{what} has dtype {array.dtype}", "make it booleans, integers or floats of at most 64 bits"
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise UserCodeError(
-            f"{what} holds NaN or infinite values", "clean the data: what it measures would mean nothing"
-        )
+    if array.dtype.kind == "f" and np.isnan(array).any():  # an infinity may be meant, as in a mask
+        raise UserCodeError(f"{what} holds NaN", "clean the data: what it measures would mean nothing")
 
 
 def _check_shape(shape: tuple[int, ...], spec: InputSpec, what: str, sizes: dict[str, int]) -> None:
@@ -143,18 +141,26 @@ def chunks(batches: Iterable[Tensors], signature: Signature, size: int) -> Itera
 def generate(signature: Signature, sizes: dict[str, int], seed: int, like: "Tensors | None" = None) -> Tensors:
     """Seeded values: standard normal floats, integers uniform in their `range`.
 
-    Integers without one are those of `like`, feeds that are known to be valid; raise ConfigError where there are none.
+    With `like`, feeds that are known to be valid, its values are taken: those of data in another order, and those of
+    vectors, which may be scales, sizes or axes, as they are. Raise ConfigError for integers that nothing tells of.
     """
     import numpy as np
 
     generator = np.random.default_rng(seed)
     given = resize(like, signature, sizes) if like else {}
     return {
-        name: given[name]
-        if name in given and spec.range is None and np.dtype(spec.dtype).kind in "iu"
+        name: _shuffled(generator, given[name])
+        if name in given and spec.range is None
         else _generate(generator, name, spec, signature.shape(name, sizes))
         for name, spec in signature.inputs.items()
     }
+
+
+def _shuffled(generator: "np.random.Generator", array: "NDArray[np.generic]") -> "NDArray[np.generic]":
+    """Real numbers of data in another order; integers and vectors stay, as they may mean a place or a size."""
+    if array.dtype.kind != "f" or array.ndim <= 1:
+        return array
+    return generator.permuted(array.reshape(-1)).reshape(array.shape)
 
 
 def _generate(

@@ -7,7 +7,11 @@ from pydantic import Field
 
 from tasks.core.frozen import Frozen
 
-Dtype = Literal["float32", "float16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool"]
+# fmt: off
+Dtype = Literal[
+    "float32", "float16", "float64", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool"
+]
+# fmt: on
 Shapes: TypeAlias = Mapping[str, tuple[int | str, ...]]
 # Names that say of a dim that it counts samples, on whichever axis it lies.
 _BATCH_NAMES = ("batch", "batch_size")

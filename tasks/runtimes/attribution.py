@@ -92,7 +92,7 @@ def attribute(request: AttributionRequest) -> WhereMetrics:
             node=makers[name].node,
             module=modules.get(name, ""),
             added=error.rel_l2 - max((errors[source].rel_l2 for source in sources[name]), default=0.0),
-            **error.model_dump(exclude={"top1_agreement"}),
+            **error.model_dump(include={"max_abs_error", "rel_l2", "cosine", "finite"}),
         )
         for name, error in errors.items()
     )

@@ -48,11 +48,16 @@ class Capabilities(Frozen):
 
 
 class TensorSpec(Frozen):
-    """One input or output: a dim is a size, the name of a dim, or "?" where only running the model tells."""
+    """One input or output: a dim is a size, the name of a dim, or "?" where only running the model tells.
+
+    `dtype` is the model's, which sessions take and give. `engine_dtype` is that of the engine's own memory where it is
+    another one, and what a program that runs the engine without trtflow has to convert to and from.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+    engine_dtype: str = ""
 
 
 class EngineCard(Frozen):

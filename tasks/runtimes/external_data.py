@@ -32,8 +32,12 @@ def external_tensors(model: "onnx.ModelProto") -> "Iterator[onnx.TensorProto]":
     """Every tensor whose bytes lie in another file: of initializers, attributes, bodies of control flow, functions."""
     from onnx import TensorProto
 
-    tensors = chain(_of_graph(model.graph), *(_of_nodes(function.node) for function in model.functions))
-    return (tensor for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL)
+    return (tensor for tensor in all_tensors(model) if tensor.data_location == TensorProto.EXTERNAL)
+
+
+def all_tensors(model: "onnx.ModelProto") -> "Iterator[onnx.TensorProto]":
+    """Every tensor that a model holds: of initializers, attributes, bodies of control flow, functions."""
+    return chain(_of_graph(model.graph), *(_of_nodes(function.node) for function in model.functions))
 
 
 def in_bodies(model: "onnx.ModelProto") -> "list[onnx.TensorProto]":

@@ -16,6 +16,7 @@ from tasks.core.errors import (
     ArtifactDamaged,
     CannotRun,
     ConfigError,
+    DoesNotApply,
     NotMade,
     PromotionError,
     RemoteDamaged,
@@ -40,6 +41,7 @@ Kind: TypeAlias = Literal[
     "StepError",
     "UserCodeError",
     "CannotRun",
+    "DoesNotApply",
     "WorkerError",
     "StoreError",
     "RemoteRefused",
@@ -219,6 +221,8 @@ def _rebuild(failure: Failure) -> TrtflowError:  # noqa: C901, PLR0911, PLR0912 
             return UserCodeError(message)
         case "CannotRun":
             return CannotRun(message)
+        case "DoesNotApply":
+            return DoesNotApply(message)
         case "WorkerError":
             return WorkerError(message)
         case "StoreError":

@@ -23,6 +23,7 @@ from tasks.runtimes.onnx_bounds import bounded
 from tasks.runtimes.tensorrt_dialects import builds, dialect_of, opens
 from tasks.runtimes.tensorrt_network import BuildSettings, Messages, TensorRtOptions
 from tasks.runtimes.tensorrt_session import TensorRtSession
+from tasks.runtimes.tensorrt_tensors import as_taken
 from tasks.runtimes.tensorrt_way import make_plan
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class TensorRt:
         trt, messages = self._imported(), Messages()
         if not builds(trt):
             raise StepError(f"{self._module} builds no engines", "name an interpreter that holds the whole of TensorRT")
-        options, specs = _options(request), _specs(request)
+        options, (inputs, outputs) = _options(request), _specs(request)
         try:
             with bounded(request.model, options.upper_bounds) as model:
                 told = _shared(request) | {"model": model}
@@ -95,6 +96,7 @@ class TensorRt:
             )
         engine = folder / base.ENGINE
         engine.write_bytes(plan.data)
+        specs = (as_taken(inputs, plan.tensors), as_taken(outputs, plan.tensors))
         card = self._card(request, engine, options, specs)
         if options.strip_plan:
             _keep_weights(request.model, folder)

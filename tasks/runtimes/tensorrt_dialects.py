@@ -6,9 +6,12 @@ from pydantic import Field
 
 from tasks.core.errors import StepError
 from tasks.core.frozen import Frozen
+from tasks.runtimes.load import BY
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    from tasks.runtimes.interpreters import Interpreter
 
 
 class Dialect(Frozen):
@@ -107,6 +110,24 @@ def dialect_named(module: str, version: str) -> Dialect:
             f"install one of {known}",
         )
     return _TENSORRT[major]
+
+
+class Reads(Frozen):
+    """The highest opset and IR version that a parser reads."""
+
+    opset: int
+    ir_version: int
+
+
+def reads(place: "Interpreter", kind: str) -> Reads | None:
+    """What the TensorRT of an interpreter reads; None where nothing is too new, or it takes no such graph anyway."""
+    if place.runtime != "tensorrt":
+        return None
+    version = next((found for name, found in place.versions().items() if name != BY), "")
+    dialect = _TENSORRT.get(_numbers(version)[0]) if _numbers(version) else None
+    if dialect is None or kind not in dialect.precisions or dialect.opset is None or dialect.ir_version is None:
+        return None
+    return Reads(opset=dialect.opset, ir_version=dialect.ir_version)
 
 
 def builds(module: "ModuleType") -> bool:

@@ -246,13 +246,14 @@ class Execution:
 
 
 def _check_fits(name: str, feed: "NDArray[np.generic]", dtype: "np.dtype[np.generic]") -> None:
-    """TensorRT 8.6 has no int64: what it is given as int32 must have the same values."""
+    """TensorRT 8.6 has no int64, and none has float64: what it is given in a smaller type must have the same range."""
     import numpy as np
 
-    if feed.dtype == dtype or feed.dtype.kind != "i" or not feed.size:
+    if feed.dtype == dtype or feed.dtype.kind not in "iuf" or not feed.size:
         return
-    limits = np.iinfo(dtype.name)
-    if feed.min() < limits.min or feed.max() > limits.max:
+    limits = np.finfo(dtype.name) if feed.dtype.kind == "f" else np.iinfo(dtype.name)
+    known = feed[np.isfinite(feed)]  # infinities stay what they are
+    if known.size and (known.min() < limits.min or known.max() > limits.max):
         raise StepError(
             f"input '{name}' holds {feed.dtype} values beyond {dtype}, which the engine takes",
             "TensorRT 8.6 has no int64: keep them smaller, or build for a newer TensorRT",

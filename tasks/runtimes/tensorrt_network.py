@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import Field
 
 from tasks.core.errors import CannotRun, StepError
 from tasks.core.frozen import Frozen
 from tasks.core.signature import Signature
-from tasks.runtimes.onnx_opset import lower_opset
+from tasks.runtimes.opset.lower import newest_opset
 from tasks.runtimes.tensorrt_calibrator import calibrating
 from tasks.runtimes.tensorrt_dialects import Dialect, dialect_of, network_flags
 from tasks.runtimes.tensorrt_errors import Origins, cure_for, parse_failure, places
+from tasks.runtimes.tensorrt_tensors import EngineTensor, of_network
 from tasks.runtimes.tensorrt_timing import TimedTactics
 from tasks.runtimes.timing_cache import TimingCacheUse
 
@@ -96,6 +97,14 @@ class Parsed:
         self.config = self.parser = self.network = self.builder = None
 
 
+class BuiltPlan(NamedTuple):
+    """A serialised engine, what it takes and gives, and what the timing cache held."""
+
+    data: bytes
+    tensors: dict[str, EngineTensor]
+    timing_cache: TimingCacheUse | None
+
+
 @dataclass
 class Messages:
     """What the library said, worst first."""
@@ -139,8 +148,8 @@ def load_plugins(plugins: Sequence[Path]) -> None:
             raise StepError(f"the plugin {plugin} cannot be loaded: {error}", "build it for this TensorRT") from error
 
 
-def build_plan(trt: "ModuleType", settings: BuildSettings, messages: Messages) -> tuple[bytes, TimingCacheUse | None]:
-    """Compile the graph; returns the serialised engine, and what the timing cache held."""
+def build_plan(trt: "ModuleType", settings: BuildSettings, messages: Messages) -> BuiltPlan:
+    """Compile the graph."""
     dialect = dialect_of(trt)
     check_settings(dialect, settings)
     with ExitStack() as stack:
@@ -152,8 +161,9 @@ def build_plan(trt: "ModuleType", settings: BuildSettings, messages: Messages) -
         if settings.timing_caches and dialect.timing_cache:
             timed = TimedTactics(trt, parsed.config, settings.timing_caches)
             stack.callback(timed.release)
+        tensors = of_network(parsed.network)
         plan = _compiled(trt, parsed, settings, messages)
-        return plan, timed.keep() if timed else None
+        return BuiltPlan(plan, tensors, timed.keep() if timed else None)
 
 
 def _compiled(trt: "ModuleType", parsed: Parsed, settings: BuildSettings, messages: Messages) -> bytes:
@@ -189,14 +199,19 @@ def parse(trt: "ModuleType", logger: Any, settings: BuildSettings) -> Parsed:  #
 
 
 def readable(path: Path, dialect: Dialect) -> "onnx.ModelProto":
-    """The graph as this TensorRT can read it, its external weights left where they are."""
+    """The graph, its external weights left where they are; raise StepError for one that this TensorRT cannot read."""
     import onnx
 
     model = onnx.load(path, load_external_data=False)
     _check_types(model, dialect)
-    if dialect.opset is None:
-        return model
-    return lower_opset(model, dialect.opset, dialect.ir_version or model.ir_version)
+    _check_outputs(model, dialect)
+    opset = newest_opset(model)
+    if dialect.opset is not None and opset > dialect.opset:
+        raise StepError(
+            f"{path.name} is in opset {opset}, and TensorRT {dialect.name} reads opset {dialect.opset}",
+            "run the pipeline again: the step `lower` makes a graph for it",
+        )
+    return model
 
 
 def check_settings(dialect: Dialect, settings: BuildSettings) -> None:
@@ -230,6 +245,17 @@ def _check_types(model: "onnx.ModelProto", dialect: Dialect) -> None:
         raise CannotRun(
             f"TensorRT {dialect.name} does not know {found[1]}, which the graph has at {found[0]!r}",
             "use fp32, fp16 or int8 for this engine, or a newer TensorRT",
+        )
+
+
+def _check_outputs(model: "onnx.ModelProto", dialect: Dialect) -> None:
+    """Refuse an output that is an input: a network of TensorRT has one tensor of each name."""
+    inputs = {value.name for value in model.graph.input}
+    both = next((value.name for value in model.graph.output if value.name in inputs), None)
+    if both:
+        raise StepError(
+            f"TensorRT {dialect.name} does not take {both!r}: it is an input, and an output without a node between",
+            "take it out of the model's outputs: the caller has it already",
         )
 
 

@@ -21,6 +21,7 @@ from tasks.runtimes.tensorrt_network import (
     readable,
 )
 from tasks.runtimes.tensorrt_refit import NotRefitted, named_weights, refit_by_layer, refit_by_name, refit_by_parser
+from tasks.runtimes.tensorrt_tensors import EngineTensor, of_engine
 from tasks.runtimes.timing_cache import TimingCacheUse
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Plan:
     """A serialised engine, and how it came to be: see BuildMetrics."""
 
     data: bytes
+    tensors: dict[str, EngineTensor]
     structure: str
     way: Literal["built", "refitted"]
     reason: str
@@ -50,18 +52,22 @@ def make_plan(
     begin, reason = time.perf_counter(), ""
     if settings.options.refittable:
         try:
-            data = _refitted(trt, settings, known)
+            data, tensors = _refitted(trt, settings, known)
         except NotRefitted as error:
             reason = error.message
         else:
             assert known is not None  # noqa: S101 - without it there is nothing to refit
-            return Plan(data, structure, "refitted", known.artifact, time.perf_counter() - begin, known, None)
+            seconds = time.perf_counter() - begin
+            return Plan(data, tensors, structure, "refitted", known.artifact, seconds, known, None)
         begin = time.perf_counter()
-    data, cache = build_plan(trt, settings, messages)
-    return Plan(data, structure, "built", reason, time.perf_counter() - begin, known, cache)
+    built = build_plan(trt, settings, messages)
+    seconds = time.perf_counter() - begin
+    return Plan(built.data, built.tensors, structure, "built", reason, seconds, known, built.timing_cache)
 
 
-def _refitted(trt: "ModuleType", settings: BuildSettings, known: EarlierBuild | None) -> bytes:
+def _refitted(
+    trt: "ModuleType", settings: BuildSettings, known: EarlierBuild | None
+) -> tuple[bytes, dict[str, EngineTensor]]:
     why_not = _why_not(settings, known)
     if why_not or known is None:
         raise NotRefitted(why_not)
@@ -82,7 +88,7 @@ def _refitted(trt: "ModuleType", settings: BuildSettings, known: EarlierBuild | 
     plan = engine.serialize()
     if plan is None:
         raise NotRefitted(f"the refitted engine cannot be written: {messages.said}")
-    return bytes(plan)
+    return bytes(plan), of_engine(engine)
 
 
 def _refit_without_parser(trt: "ModuleType", engine: Any, logger: Any, settings: BuildSettings) -> None:  # noqa: ANN401

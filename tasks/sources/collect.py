@@ -260,7 +260,8 @@ def _set_metrics(batches: list[Tensors], signature: Signature) -> SetMetrics:
 def _statistics(arrays: "list[NDArray[np.generic]]") -> TensorStatistics:
     import numpy as np
 
-    values = [array.astype(np.float64) for array in arrays if array.size]
+    every = [array.astype(np.float64).ravel() for array in arrays if array.size]
+    values = [array[np.isfinite(array)] for array in every if np.isfinite(array).any()]
     count = sum(array.size for array in values)
     return TensorStatistics(
         dtype=str(arrays[0].dtype),

@@ -1,5 +1,8 @@
 """Facts about an ONNX graph, and whether it is a valid one (in a worker)."""
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,7 +10,7 @@ from tasks.core.errors import UserCodeError
 from tasks.core.frozen import Frozen
 from tasks.core.report import Observation
 from tasks.core.signature import batch_dim
-from tasks.runtimes.external_data import external_names
+from tasks.runtimes.external_data import all_tensors, external_names
 from tasks.sources.external_files import check_external, placeholders
 from tasks.sources.source_range import SourceRange
 
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
 _MESSAGE_LENGTH = 300
 _QUANTIZING = frozenset({"QuantizeLinear", "DequantizeLinear"})
+# What runs faster on quantised inputs: Q/DQ pairs around anything else are on the way to one of these, or in vain.
+COMPUTING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN"})
 
 
 class TensorFacts(Frozen):
@@ -29,7 +34,11 @@ class TensorFacts(Frozen):
 
 
 class GraphFacts(Frozen):
-    """What a graph is: interface, opset, size, operators; `half_bytes` are those of 16-bit initializers."""
+    """What a graph is: interface, opset, size, operators.
+
+    `initializer_bytes` are those of all tensors in it: also of Constant nodes, bodies and functions. `half_bytes` are
+    those of 16-bit ones. `operators` counts the nodes of bodies and functions too, `nodes` does not.
+    """
 
     ir_version: int
     opset: int
@@ -55,8 +64,8 @@ class GraphFacts(Frozen):
 
     @property
     def quantized(self) -> bool:
-        """Whether the graph already holds Q/DQ nodes."""
-        return not _QUANTIZING.isdisjoint(self.operators)
+        """Whether the graph already holds Q/DQ nodes, and what they can be meant for."""
+        return not _QUANTIZING.isdisjoint(self.operators) and not COMPUTING.isdisjoint(self.operators)
 
     @property
     def half(self) -> bool:
@@ -95,9 +104,8 @@ def read_facts(model: "onnx.ModelProto") -> GraphFacts:
     """Collect the facts of a loaded graph; external data need not be loaded."""
     graph = model.graph
     weights = {initializer.name for initializer in graph.initializer}
-    operators: dict[str, int] = {}
-    for node in graph.node:
-        operators[node.op_type] = operators.get(node.op_type, 0) + 1
+    operators = Counter(node.op_type for node in all_nodes(model))
+    tensors = [(tensor.data_type, _bytes_of(tensor)) for tensor in all_tensors(model)]
     return GraphFacts(
         ir_version=model.ir_version,
         opset=next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0),
@@ -105,10 +113,28 @@ def read_facts(model: "onnx.ModelProto") -> GraphFacts:
         outputs={value.name: _tensor_facts(value) for value in graph.output},
         nodes=len(graph.node),
         operators=dict(sorted(operators.items())),
-        initializer_bytes=sum(_bytes_of(tensor) for tensor in graph.initializer),
-        half_bytes=sum(_bytes_of(tensor) for tensor in graph.initializer if tensor.data_type in _half_types()),
+        initializer_bytes=sum(size for _, size in tensors),
+        half_bytes=sum(size for kind, size in tensors if kind in _half_types()),
         external_files=external_names(model),
     )
+
+
+def all_nodes(model: "onnx.ModelProto") -> "Iterator[onnx.NodeProto]":
+    """Every node of a model: of its graph, of the bodies of control flow, of its functions."""
+    yield from _nodes_in(chain(model.graph.node, *(function.node for function in model.functions)))
+
+
+def _nodes_in(nodes: "Iterable[onnx.NodeProto]") -> "Iterator[onnx.NodeProto]":
+    for node in nodes:
+        yield node
+        for body in bodies_of(node):
+            yield from _nodes_in(body.node)
+
+
+def bodies_of(node: "onnx.NodeProto") -> "Iterator[onnx.GraphProto]":
+    """The graphs that a node of control flow holds."""
+    for attribute in node.attribute:
+        yield from (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs)
 
 
 def _tensor_facts(value: "onnx.ValueInfoProto") -> TensorFacts:
@@ -162,13 +188,41 @@ def check_graph(model: "onnx.ModelProto", path: Path) -> None:
     import onnx
 
     check_external(model, path)
-    checked = placeholders(model) if external_names(model) else path
+    fit = checkable(model)
+    checked = path if fit is model and not external_names(model) else placeholders(fit)
     try:
         onnx.checker.check_model(str(checked))
     except onnx.checker.ValidationError as error:
         raise UserCodeError(
             f"{path.name} is not valid ONNX: {_plain(str(error))}", "export it again, or correct what made it"
         ) from error
+
+
+def checkable(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """The model as onnx's checker takes it, itself where that is so.
+
+    ONNX Runtime does without what the checker wants: a name of the graph, a shape of every output, and ONNX's own
+    domain by its empty name, not as ai.onnx.
+    """
+    import onnx
+
+    long = any(entry.domain == "ai.onnx" for entry in (*model.opset_import, *all_nodes(model)))
+    shapeless = any(_is_shapeless(value) for value in model.graph.output)
+    if model.graph.name and not long and not shapeless:
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.name = copy.graph.name or "graph"
+    for entry in (*copy.opset_import, *all_nodes(copy)):
+        entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
+    for value in copy.graph.output:
+        if _is_shapeless(value):
+            value.type.tensor_type.shape.SetInParent()
+    return copy
+
+
+def _is_shapeless(value: "onnx.ValueInfoProto") -> bool:
+    return value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
 
 
 def _plain(message: str) -> str:

@@ -24,7 +24,8 @@ from tasks.sources.onnx_graph import (
     load_graph,
     read_facts,
 )
-from tasks.sources.source_range import RangeRun, Source
+from tasks.sources.onnx_repeatable import check_repeatable
+from tasks.sources.source_range import RangeRun, Source, check_numbers
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -63,6 +64,7 @@ def inspect_onnx(request: InspectRequest) -> GraphFacts:
         _check_input(name, tensor)
     for name, tensor in facts.outputs.items():
         _check_type(f"output {name!r}", tensor)
+    check_repeatable(model)
     return facts
 
 
@@ -80,10 +82,8 @@ def _check_type(what: str, tensor: TensorFacts) -> None:
     """Raise UserCodeError for a type that numpy, and so parity, does not have."""
     known: tuple[str, ...] = get_args(Dtype)
     if tensor.dtype not in known:
-        raise UserCodeError(
-            f"{what} is of type {'string' if tensor.dtype == 'object' else tensor.dtype}; it can be {', '.join(known)}",
-            "convert it inside the model",
-        )
+        kind = "text (string)" if tensor.dtype == "object" else tensor.dtype
+        raise UserCodeError(f"{what} holds {kind}, expected {', '.join(known)}", "convert it inside the model")
 
 
 def import_onnx(request: OnnxImportRequest) -> ExportReply:
@@ -106,8 +106,9 @@ def _run_all(request: OnnxImportRequest, path: Path) -> RangeRun:
     session = _opened(request, path)
     for name, feeds in ((GOLDEN_OUTPUTS, request.golden), (EVALUATION_OUTPUTS, request.evaluation)):
         if feeds is not None:
-            batches = load_batches(feeds)
-            save_batches(request.folder / name, [_outputs(request, session, path, batch) for batch in batches])
+            outputs = [_outputs(request, session, path, batch) for batch in load_batches(feeds)]
+            check_numbers(outputs, request.model.name)
+            save_batches(request.folder / name, outputs)
     golden = load_batches(request.golden)[0]
     return Source(partial(_plain_outputs, session), golden, request.signature, request.model.name).run_range()
 

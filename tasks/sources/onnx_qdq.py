@@ -54,9 +54,9 @@ def named(model: "onnx.ModelProto") -> "dict[str, onnx.NodeProto]":
     return {node.name: node for node in model.graph.node}
 
 
-def name_nodes(graph: "onnx.GraphProto") -> None:
-    """Give every node that has no name, or that of an earlier one, a name of its own."""
-    taken: set[str] = set()
+def name_nodes(graph: "onnx.GraphProto", taken: set[str] | None = None) -> None:
+    """Give every node that has no name, or that of an earlier one or of those `taken`, a name of its own."""
+    taken = set() if taken is None else taken
     for index, node in enumerate(graph.node):
         name = node.name or f"{node.op_type}_{index}"
         while name in taken:

@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tasks.core.config_precision import Method, Quantizer
-from tasks.core.errors import StepError
+from tasks.core.errors import DoesNotApply, StepError
 from tasks.core.feeds import join, samples_in
 from tasks.core.frozen import Frozen
 from tasks.core.signature import batch_axes
 from tasks.core.tensors import Tensors, load_batches
 from tasks.runtimes.base import external_files
+from tasks.sources.handed_back import check_handed_back, join_outputs, part_outputs
+from tasks.sources.library_call import call_library
 from tasks.sources.library_input import check_memory, private_copy
 from tasks.sources.onnx_graph import load_graph, read_facts
+from tasks.sources.onnx_normalise import drop_value_info
 from tasks.sources.onnx_qdq import bypass, free_outputs, quantized_nodes, read_inside
+from tasks.sources.opset_raise import raise_opset
 from tasks.sources.typed_metrics import TypedMetrics, check_lowerable, excluded_nodes, typed_metrics
 
 if TYPE_CHECKING:
@@ -37,7 +41,9 @@ _STATIC_OPTIONS = {
     "DedicatedQDQPair": False,
     "AddQDQPairToWeight": True,
 }
-_MESSAGE_LENGTH = 300
+# The first opsets whose Q/DQ nodes take what ModelOpt writes; it raises older graphs, and not always rightly.
+_PER_CHANNEL_OPSET = 13
+_OPSETS = {"int8": 19, "fp8": 19, "int4": 21}
 # Times the weights, at its peak (ModelOpt 0.47, onnxruntime 1.31; measured with 134 and 403 MB of them).
 _MEMORY = {"int8": 11.0, "fp8": 11.0, "int4": 9.0, "onnxruntime": 3.5}
 # As ModelOpt 0.47 decides: tensor cores gain nothing below 16, and it has no pairs for recurrent operators.
@@ -71,10 +77,11 @@ def quantize_graph(request: QuantizeRequest) -> TypedMetrics:
     if request.method == "awq" and request.calibration:
         _check_alike(load_batches(request.calibration))
     excluded = excluded_nodes(source, request.exclude_nodes, request.exclude_op_types)
-    model = onnx.load(str(_quantized(request, excluded)))
+    model = _quantized(request, excluded)
     bypass(model, set(excluded))  # a node that reads what another one's pair gives would compute on it all the same
     free_outputs(model)
-    del model.graph.value_info[:]  # shapes of one calibration batch, which contradict the dynamic dims
+    drop_value_info(model.graph)  # shapes of one calibration batch, which contradict the dynamic dims
+    check_handed_back(model, source, request.tool)
     typed = typed_metrics(model)
     _check_quantized(request, typed, source)
     _check_excluded(request, model, excluded)
@@ -102,7 +109,7 @@ def _check_quantized(request: QuantizeRequest, typed: TypedMetrics, source: "onn
         return
     present = ", ".join(sorted({node.op_type for node in source.graph.node}))
     left = ", once `exclude` is obeyed" if request.exclude_nodes or request.exclude_op_types else ""
-    raise StepError(
+    raise DoesNotApply(
         f"{request.kind} changed nothing: {request.tool} quantises {_TAKEN[request.kind]}, and found none that it "
         f"takes in this graph ({present}){left}",
         f"take {request.kind} out of `precisions`, or exclude less",
@@ -119,8 +126,10 @@ def _check_excluded(request: QuantizeRequest, model: "onnx.ModelProto", excluded
         )
 
 
-def _quantized(request: QuantizeRequest, excluded: list[str]) -> Path:
-    """Have the library write its graph into the scratch folder."""
+def _quantized(request: QuantizeRequest, excluded: list[str]) -> "onnx.ModelProto":
+    """Have the library write its graph into the scratch folder, and read it back with its weights."""
+    import onnx
+
     tool = f"{request.tool} to {request.kind}"
     static = "use {int8: {with: onnxruntime}}, which holds it about 3.5 times, " if request.kind == "int8" else ""
     if request.tool == "modelopt":
@@ -132,20 +141,18 @@ def _quantized(request: QuantizeRequest, excluded: list[str]) -> Path:
     target.parent.mkdir()
     if request.kind == "int4":
         _transpose_gemm_weights(source)
-    try:
-        if request.tool == "onnxruntime":
-            _by_onnxruntime(request, source, target, excluded)
-        else:
-            _by_modelopt(request, source, target, excluded)
-    except Exception as error:
-        said = " ".join(str(error).split())[:_MESSAGE_LENGTH]
-        raise StepError(
-            f"{request.tool} cannot quantise this graph to {request.kind}: {type(error).__name__}: {said}",
-            ("use {int4: {method: rtn}}, " if request.method == "awq" else "")
-            + f"leave {request.kind} out of `precisions`, or let the run pass without it: "
-            f"{{{request.kind}: {{optional: true}}}}",
-        ) from error
-    return target
+    batches = load_batches(request.calibration)[:1] if request.calibration else []
+    raise_opset(source, _OPSETS[request.kind] if request.tool == "modelopt" else _PER_CHANNEL_OPSET, batches)
+    parted = part_outputs(source)
+    by = _by_onnxruntime if request.tool == "onnxruntime" else _by_modelopt
+    cure = "use {int4: {method: rtn}}, " if request.method == "awq" else ""
+    cure += f"leave {request.kind} out of `precisions`, or let the run pass without it: "
+    cure += f"{{{request.kind}: {{optional: true}}}}"
+    what = f"{request.tool} cannot quantise this graph to {request.kind}"
+    call_library(what, scratch / "work", lambda: by(request, source, target, excluded), cure)
+    model = onnx.load(str(target))
+    join_outputs(model, parted)
+    return model
 
 
 def _by_modelopt(request: QuantizeRequest, source: Path, target: Path, excluded: list[str]) -> None:

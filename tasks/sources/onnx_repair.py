@@ -17,6 +17,7 @@ from tasks.core.tensors import Tensors, load_batches, save_batches
 from tasks.runtimes.onnxruntime_errors import plain_errors
 from tasks.runtimes.onnxruntime_session import open_unoptimised
 from tasks.sources.float_search import Candidate, CurvePoint
+from tasks.sources.handed_back import check_handed_back
 from tasks.sources.node_roles import Roles
 from tasks.sources.onnx_graph import load_graph
 from tasks.sources.onnx_qdq import DEQUANTIZE, QuantizedNode, bypass, drop_unread, name_nodes, named, quantized_nodes
@@ -206,6 +207,7 @@ def apply_repair(request: ApplyRequest) -> TypedMetrics:
     model = load_graph(request.model)
     name_nodes(model.graph)
     bypass(model, set(request.floated))
+    check_handed_back(model, load_graph(request.model), "the repair")
     typed = typed_metrics(model)
     if not typed.computes_quantized:
         raise StepError(

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from tasks.core.errors import StepError
+from tasks.core.errors import DoesNotApply
 from tasks.core.frozen import Frozen
 from tasks.sources.onnx_graph import load_graph
 from tasks.sources.typed_metrics import TypedMetrics, typed_metrics
@@ -23,8 +23,8 @@ def take_typed(request: TypedRequest) -> TypedMetrics:
     typed = typed_metrics(graph)
     if request.kind == "fp32" and typed.facts.typed:
         what = "holds Q/DQ nodes" if typed.facts.quantized else "has most of its weights in a 16-bit type"
-        raise StepError(f"the graph {what}: it is no fp32", "take it as it is: `precisions: [typed]`")
+        raise DoesNotApply(f"the graph {what}: it is no fp32", "take it as it is: `precisions: [typed]`")
     if request.kind == "typed" and not typed.facts.typed:
         cure = "ask for fp32, or for the precision that it should be brought to"
-        raise StepError("the graph has no precision of its own: neither Q/DQ nodes nor 16-bit weights", cure)
+        raise DoesNotApply("the graph has no precision of its own: neither Q/DQ nodes nor 16-bit weights", cure)
     return typed

@@ -122,6 +122,19 @@ class Source:
         return UserCodeError(told, unrunnable.cure(), error.detail)
 
 
+def check_numbers(outputs: Sequence[Tensors], subject: str) -> None:
+    """Raise UserCodeError where the source itself gives NaN: no engine can be compared with that."""
+    import numpy as np
+
+    for batch in outputs:
+        for name, values in batch.items():
+            if values.dtype.kind == "f" and np.isnan(values).any():
+                raise UserCodeError(
+                    f"{subject} itself gives NaN in output {name!r}: no engine can be compared with that",
+                    "look for NaN among its weights, for a division by zero, or for inputs that it does not take",
+                )
+
+
 def _cause(error: StepError) -> str:
     """What went wrong, without what Python calls that kind of error."""
     first = error.message.strip().splitlines()[0]

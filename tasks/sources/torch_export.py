@@ -15,7 +15,7 @@ from tasks.core.tensors import Tensors, load_batches, save_batches
 from tasks.core.user_code import call_user
 from tasks.runtimes.torch_eager import TorchEagerSession
 from tasks.sources.onnx_graph import ExportReply
-from tasks.sources.source_range import RangeRun, Source
+from tasks.sources.source_range import RangeRun, Source, check_numbers
 from tasks.sources.torch_attempts import Attempts, Reference
 from tasks.sources.torch_module import TorchSource, load_module, output_names, takes_names
 from tasks.sources.torch_repeatable import check_factory, check_repeatable
@@ -109,7 +109,9 @@ class _Running:
         sets = {GOLDEN_OUTPUTS: self._request.golden, EVALUATION_OUTPUTS: self._request.evaluation}
         for name, feeds in sets.items():
             if feeds is not None:
-                save_batches(self._request.folder / name, [self.infer(batch) for batch in load_batches(feeds)])
+                outputs = [self.infer(batch) for batch in load_batches(feeds)]
+                check_numbers(outputs, "the module")
+                save_batches(self._request.folder / name, outputs)
 
     def over_range(self) -> RangeRun:
         """Run the module at every point of the declared range."""

@@ -1,5 +1,6 @@
 """What makes a graph typed: how much of it is in a lower precision (in a worker)."""
 
+import math
 import re
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -7,17 +8,13 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from tasks.core.config_fields import nearest
-from tasks.core.errors import StepError
+from tasks.core.errors import DoesNotApply, StepError
 from tasks.core.frozen import Frozen
-from tasks.sources.onnx_graph import GraphFacts, read_facts
+from tasks.sources.onnx_graph import COMPUTING, GraphFacts, read_facts
 from tasks.sources.onnx_qdq import named, quantized_nodes
 
 if TYPE_CHECKING:
     import onnx
-
-
-# Q/DQ pairs around anything else are on the way to one of these, or in vain.
-_COMPUTING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN"})
 
 
 class TypedMetrics(Frozen):
@@ -43,7 +40,7 @@ class TypedMetrics(Frozen):
     def computing(self) -> tuple[int, int]:
         """How many convolutions, matrix products and the like compute on dequantised inputs, and how many there are."""
         lowered, every = (
-            sum(counts.get(name, 0) for name in _COMPUTING) for counts in (self.quantized, self.facts.operators)
+            sum(counts.get(name, 0) for name in COMPUTING) for counts in (self.quantized, self.facts.operators)
         )
         return lowered, every
 
@@ -94,10 +91,25 @@ def excluded_nodes(model: "onnx.ModelProto", patterns: tuple[str, ...], op_types
     return list(dict.fromkeys(found))
 
 
+def _in_fp64(model: "onnx.ModelProto") -> bool:
+    """Whether inputs, outputs or most of the weights are in fp64; a constant or two of a graph in fp32 may be."""
+    from onnx import TensorProto
+
+    ends = (value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output))
+    sizes = dict.fromkeys((TensorProto.DOUBLE, TensorProto.FLOAT), 0)
+    for tensor in model.graph.initializer:
+        if tensor.data_type in sizes:
+            sizes[tensor.data_type] += math.prod(tensor.dims)
+    return TensorProto.DOUBLE in ends or sizes[TensorProto.DOUBLE] > sizes[TensorProto.FLOAT]
+
+
 def check_lowerable(model: "onnx.ModelProto", kind: str) -> None:
     """Refuse a graph that has a precision of its own: it holds Q/DQ nodes, or its weights are in a 16-bit type."""
     facts = read_facts(model)
+    if _in_fp64(model):
+        cure = "export it in fp32, or build it as it is: `precisions: [fp32]`"
+        raise DoesNotApply(f"the graph takes, gives or holds fp64, and {kind} is made from fp32 only", cure)
     if facts.typed:
         what = "holds Q/DQ nodes already" if facts.quantized else "has its weights in a 16-bit type already"
         cure = "build it as it is: `precisions: [typed]`"
-        raise StepError(f"the graph {what}, and is not brought to {kind} again", cure)
+        raise DoesNotApply(f"the graph {what}, and is not brought to {kind} again", cure)

@@ -20,7 +20,7 @@ def found(status: EngineStatus, *, optional: bool = False) -> Finding:
 
 
 def findings(*results: Finding, failure: StepError | None = None) -> Findings:
-    return Findings(results=results, benchmark=None, source_metric=None, failure=failure, data=None, exported=None)
+    return Findings(results=results, benchmark=None, source_metric=None, failure=failure, trunk=None)
 
 
 @pytest.mark.parametrize("status", ["failed", "error"])

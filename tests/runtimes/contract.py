@@ -11,11 +11,24 @@ from onnx.numpy_helper import from_array
 from pydantic import JsonValue
 
 from tasks.core.config import RuntimeName
+from tasks.core.files import link_or_copy
 from tasks.core.signature import DimRange, InputSpec, Signature
 from tasks.core.tensors import Tensors, save_batches
-from tasks.runtimes.base import CARD, ENGINE, BuildMetrics, BuildRequest, EngineCard, OpenOptions, Session
+from tasks.runtimes.base import (
+    CARD,
+    ENGINE,
+    BuildMetrics,
+    BuildRequest,
+    EngineCard,
+    OpenOptions,
+    Session,
+    external_files,
+)
 from tasks.runtimes.base import read_card as read
+from tasks.runtimes.interpreters import own
 from tasks.runtimes.load import load_runtime
+from tasks.runtimes.opset.lower import lower_opset
+from tasks.runtimes.tensorrt_dialects import reads
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -136,7 +149,7 @@ def build(name: RuntimeName, given: Case, folder: Path, options: dict[str, JsonV
 def request(name: RuntimeName, given: Case, folder: Path, options: dict[str, JsonValue] | None = None) -> BuildRequest:
     return BuildRequest(
         runtime=name,
-        model=given.model,
+        model=lowered(name, given),
         precision=given.precision,
         signature=given.signature,
         golden=given.golden,
@@ -144,6 +157,20 @@ def request(name: RuntimeName, given: Case, folder: Path, options: dict[str, Jso
         options=options or {},
         folder=folder,
     )
+
+
+def lowered(name: RuntimeName, given: Case) -> Path:
+    """The graph as the step `lower` makes it for the TensorRT that is here."""
+    readable = reads(own(name), given.precision)
+    if readable is None:
+        return given.model
+    folder = given.model.parent / f"opset{readable.opset}"
+    folder.mkdir(exist_ok=True)
+    model = onnx.load(given.model, load_external_data=False)
+    for data in external_files(given.model):
+        link_or_copy(given.model.parent / data, folder / data)
+    onnx.save(lower_opset(model, readable.opset, readable.ir_version, given.model.parent), folder / given.model.name)
+    return folder / given.model.name
 
 
 def opened(name: RuntimeName, built: Built) -> Session:

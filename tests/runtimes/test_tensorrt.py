@@ -1,16 +1,19 @@
 """TensorRT-RTX builds on any CPU: what is true of it is checked on the real parser and builder."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from tasks.core.config import RuntimeName
 from tasks.core.errors import CannotRun, StepError
 from tasks.runtimes.base import ENGINE, BuildRequest, OpenOptions, read_card
 from tasks.runtimes.load import load_runtime
+from tasks.runtimes.tensorrt_dialects import dialect_named
+from tasks.runtimes.tensorrt_network import readable
 from tests.projects import QUICK, Project, graph, linear, value
 from tests.runtimes.contract import Case, convolution, request, signature_of
 
@@ -42,6 +45,62 @@ def test_an_engine_is_built_without_a_gpu_and_not_run(given: Case, tmp_path: Pat
     assert card.inputs[0].shape == ("batch", 1, 8, 8)
     with pytest.raises(CannotRun, match="no NVIDIA GPU here"):
         runtime.open(wanted.folder / ENGINE, card, OpenOptions())
+
+
+def test_a_card_states_the_dtypes_of_model_and_engine(tmp_path: Path) -> None:
+    """No TensorRT has float64; int64 is missing in 8.6 alone."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["narrow"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["narrow", "factor"], ["y"]),
+        helper.make_node("ReduceSum", ["y"], ["total"], keepdims=0),
+        helper.make_node("Not", ["flags"], ["off"]),
+        helper.make_node("Add", ["ids", "ids"], ["twice"]),
+    ]
+    inputs = [
+        value("x", [2, 3], TensorProto.DOUBLE),
+        value("factor", []),
+        value("flags", ["batch"], TensorProto.BOOL),
+        value("ids", ["batch"], TensorProto.INT64),
+    ]
+    outputs = [value("y", [2, 3]), value("total", []), value("off", ["batch"], TensorProto.BOOL)]
+    outputs.append(value("twice", ["batch"], TensorProto.INT64))
+    outputs[0].type.tensor_type.ClearField("shape")
+    onnx.save(graph(nodes, inputs, outputs), tmp_path / "types.onnx")
+    kinds: dict[str, tuple[str, tuple[int | str, ...]]] = {
+        "x": ("float64", (2, 3)),
+        "factor": ("float32", ()),
+        "flags": ("bool", ("batch",)),
+        "ids": ("int64", ("batch",)),
+    }
+    signature = signature_of(kinds, {"batch": (1, 2, 4)})
+    given = convolution(tmp_path)
+    wanted = asked(given, tmp_path / "engine", model=tmp_path / "types.onnx", signature=signature)
+    runtime = load_runtime(NAME)
+    if not runtime.probe().not_run:
+        pytest.skip("there is a GPU here, and golden inputs are of another model")
+    runtime.build(wanted, wanted.folder)
+    card = read_card(wanted.folder / "card.json")
+    assert [(spec.name, spec.dtype, spec.engine_dtype, spec.shape) for spec in (*card.inputs, *card.outputs)] == [
+        ("x", "float64", "float32", (2, 3)),
+        ("factor", "float32", "", ()),
+        ("flags", "bool", "", ("batch",)),
+        ("ids", "int64", "", ("batch",)),
+        ("y", "float32", "", (2, 3)),  # no shape was declared: the parser inferred it
+        ("total", "float32", "", ()),
+        ("off", "bool", "", ("batch",)),
+        ("twice", "int64", "", ("batch",)),
+    ]
+    older = json.loads((wanted.folder / "card.json").read_text())
+    for spec in (*older["inputs"], *older["outputs"]):
+        del spec["engine_dtype"]
+    (wanted.folder / "card.json").write_text(json.dumps(older))
+    assert {spec.engine_dtype for spec in read_card(wanted.folder / "card.json").inputs} == {""}
+
+
+def test_a_graph_that_was_not_lowered_is_not_built_from(tmp_path: Path) -> None:
+    onnx.save(linear(), tmp_path / "model.onnx")
+    with pytest.raises(StepError, match=r"model.onnx is in opset 20, and TensorRT 8.6 reads opset 17"):
+        readable(tmp_path / "model.onnx", dialect_named("tensorrt", "8.6.1"))
 
 
 def test_a_node_that_the_parser_does_not_take_is_named(tmp_path: Path) -> None:
