@@ -10,6 +10,7 @@ from tasks.core.feeds import cut, join, resize, samples_in
 from tasks.core.signature import Signature
 from tasks.core.tensors import Tensors, load_batches
 from tasks.runtimes.tensorrt_errors import cuda_errors
+from tasks.runtimes.tensorrt_profile import profile_of
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -98,8 +99,9 @@ def calibrating(
         feeds = DeviceFeeds(batches)
         calibrator = calibrator_of(trt, feeds, samples_in(batches[0], signature.batch_axes()), folder / CACHE)
         build.config.int8_calibrator = calibrator
-        if signature.dims:
-            build.config.set_calibration_profile(_opt_profile(build.builder, signature))
+        profile = profile_of(build.builder, build.network, signature, ("opt", "opt", "opt"))
+        if profile is not None:
+            build.config.set_calibration_profile(profile)
         try:
             yield
         finally:
@@ -112,15 +114,6 @@ def _cast(trt: "ModuleType", network: Any, feeds: Tensors) -> Tensors:  # noqa: 
     """Feeds in the types that the network takes: 8.6 turns int64 into int32."""
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     return {tensor.name: feeds[tensor.name].astype(trt.nptype(tensor.dtype)) for tensor in inputs}
-
-
-def _opt_profile(builder: Any, signature: Signature) -> Any:  # noqa: ANN401 - of a module value
-    """The profile to calibrate at: the opt sizes alone."""
-    profile, sizes = builder.create_optimization_profile(), signature.sizes("opt")
-    for name in signature.inputs:
-        shape = signature.shape(name, sizes)
-        profile.set_shape(name, shape, shape, shape)
-    return profile
 
 
 def calibrator_of(trt: "ModuleType", feeds: DeviceFeeds, size: int, cache: Path) -> Any:  # noqa: ANN401

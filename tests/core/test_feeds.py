@@ -128,7 +128,7 @@ def test_resize_repeats_and_cuts_along_the_named_dims() -> None:
 def test_integers_without_a_range_are_those_of_feeds_that_are_known() -> None:
     inputs = {"x": InputSpec(dtype="float32", shape=(2,)), "ids": InputSpec(dtype="int64", shape=("n",))}
     signature = Signature(inputs=inputs, dims={"n": DimRange(min=1, opt=2, max=4)})
-    known: Tensors = {"x": np.zeros(2, np.float32), "ids": np.array([7, 9])}
+    known: Tensors = {"x": np.ones(2, np.float32), "ids": np.array([7, 9])}
     made = generate(signature, {"n": 3}, 1, known)
     assert made["ids"].tolist() == [7, 9, 7]
     assert made["x"].any()
