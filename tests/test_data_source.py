@@ -69,7 +69,7 @@ LINES = {text.split("(")[0].removeprefix("def "): number for number, text in enu
 # What is wrong with a calibration source: message and cure.
 CALIBRATION = {
     "nothing": ("data.calibration: zoo:nothing yielded nothing", "yield at least one batch"),
-    "returns_none": ("zoo:returns_none returned a NoneType", "return an iterator"),
+    "returns_none": ("zoo:returns_none returned None", "return an iterator"),
     "names": ("has the names ['z']; the model's inputs are ['x']", "missing: ['x'], not inputs: ['z']"),
     "dtype": ("batch 0, input 'x' has dtype float64, expected float32", ".astype('float32')"),
     "shape": ("input 'x' has shape [4, 5], expected ['batch', 4]", "correct `inputs`"),
@@ -83,16 +83,16 @@ CALIBRATION = {
     "out_of_memory": ("zoo:out_of_memory ran out of memory", "a machine with more memory"),
     "killed": ("killed by SIGKILL: most likely the system ran out of memory", "a machine with more memory"),
     "ends": ("exited with code 0 without an answer", "ended the process"),
-    "raises": ("zoo:raises raised KeyError: 'label 17'", f"zoo.py:{LINES['raises'] + 2}"),
+    "raises": ("zoo:raises failed: there is no key 'label 17'", f"zoo.py:{LINES['raises'] + 2}"),
     "few": ("zoo:good yielded 4 samples, 100 were asked for", "set `data.calibration.samples: 4`"),
     "import": ("importing 'broken' raised ModuleNotFoundError", "broken.py:1"),
     "cut": ("cut.npz cannot be read: File is not a zip file", "numpy.savez"),
-    "pickled": ("pickled.npz cannot be read: Object arrays cannot be loaded", "numpy.savez"),
+    "pickled": ("pickled.npz holds Python objects in 'x'", "booleans, integers or floats"),
 }
 EVALUATION = {
     "good": ("data.evaluation: batch 0 is a dict", "yield a pair"),
     "triple": ("data.evaluation: batch 0 is a tuple", "yield a pair"),
-    "no_targets": ("targets are a list", "yield a dict"),
+    "no_targets": ("the targets are a list", "yield a dict"),
     "text_targets": ("target 'label' has dtype <U1", "integers or floats"),
     "object_targets": ("target 'label' has dtype object", "integers or floats"),
     "unnamed_targets": ("a target has the name 3", "by strings"),

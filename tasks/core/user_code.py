@@ -11,6 +11,15 @@ from typing import cast
 from tasks.core.errors import UserCodeError
 
 _LIBRARIES = ("site-packages", "dist-packages")
+# What Python's own errors mean.
+_IN_WORDS = {
+    AssertionError: "an assertion does not hold",
+    AttributeError: "an attribute is missing",
+    IndexError: "an index lies outside",
+    NameError: "a name is not defined",
+    TypeError: "a value is of the wrong type",
+    UnboundLocalError: "a variable has no value yet",
+}
 
 
 def load_function(reference: str, project: Path) -> Callable[..., object]:
@@ -59,6 +68,17 @@ def _blame(what: str, error: BaseException, otherwise: str) -> tuple[str, str]:
     if isinstance(error, SystemExit):
         return f"{what} called sys.exit({error.code!r})", "raise an error that says what is wrong, or return"
     places = [f"{frame.filename}:{frame.lineno}" for frame in inspect.trace() if _is_theirs(frame.filename)]
-    lines = str(error).strip().splitlines()
-    told = ": ".join([type(error).__name__, *lines[:1]])
-    return f"{what} raised {told}", f"see {places[-1] if places else otherwise}"
+    return f"{what} {_told(error)}", f"see {places[-1] if places else otherwise}"
+
+
+def _told(error: BaseException) -> str:
+    """What was raised: in words where the class is one of Python's own, which says little to who did not write it."""
+    said = "".join(str(error).strip().splitlines()[:1])
+    kind = type(error)
+    if kind is KeyError:
+        return f"failed: there is no key {said}"
+    if kind is RecursionError:
+        return "failed: it calls itself without end"
+    if kind in _IN_WORDS:
+        return f"failed: {_IN_WORDS[kind]}" + (f": {said}" if said else "")
+    return f"raised {': '.join(part for part in (kind.__name__, said) if part)}"

@@ -84,29 +84,21 @@ def _ruined(outputs: Tensors, seed: int) -> Tensors:
 
 
 def whole_set(batches: Sequence[Mapping[str, object]], axes: Mapping[str, int] | None = None) -> Tensors:
-    """Join batches along the axis of their samples: the one that is known, the only one that varies, or axis 0."""
+    """Join batches along the axis of their samples: axis 0, unless another one is given."""
     import numpy as np
 
     joined: Tensors = {}
     for name in batches[0] if batches else ():
         arrays = [np.atleast_1d(np.asarray(batch[name])) for batch in batches]
-        shapes = sorted({array.shape for array in arrays})
-        varying = _varying(shapes)
-        axis = (axes or {}).get(name, varying[0] if len(varying) == 1 else 0)
-        if axis >= arrays[0].ndim or not {axis}.issuperset(varying):
+        axis = min((axes or {}).get(name, 0), arrays[0].ndim - 1)
+        if len({(*array.shape[:axis], *array.shape[axis + 1 :]) for array in arrays}) > 1:
+            shapes = sorted({array.shape for array in arrays})
             raise UserCodeError(
                 f"{name!r} has other shapes in other evaluation batches, as {shapes[0]} and {shapes[-1]}",
                 "pad the evaluation data, so that a metric can see the whole set at once",
             )
         joined[name] = np.concatenate(arrays, axis=axis)
     return joined
-
-
-def _varying(shapes: Sequence[tuple[int, ...]]) -> list[int]:
-    """Axes whose size differs among the shapes; -1 where their number does."""
-    if len({len(shape) for shape in shapes}) > 1:
-        return [-1]
-    return [axis for axis, sizes in enumerate(zip(*shapes, strict=True)) if len(set(sizes)) > 1]
 
 
 def _as_number(value: object, function: str) -> float:
