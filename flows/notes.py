@@ -126,8 +126,9 @@ def _noisy(measured: BenchmarkMetrics) -> list[str]:
 
 
 def _measured(measured: BenchmarkMetrics) -> list[str]:
+    skipped = [f"not measured at {named(p.at)}: {p.name} refuses its inputs: {p.reason}" for p in measured.skipped]
     missing = {f"{point.name}: {point.figures.streams_missing}": None for point in measured.gpu}
-    return [*_noisy(measured), *(text for text in missing if not text.endswith(": "))]
+    return [*skipped, *_noisy(measured), *(text for text in missing if not text.endswith(": "))]
 
 
 def _latency_cost(speedup: Speedup) -> str:

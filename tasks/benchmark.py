@@ -37,7 +37,7 @@ from tasks.sources.onnx_graph import ExportMetrics
 from tasks.sources.torch_timing import TorchTimeOpening, time_torch
 from tasks.step import StepOptions, step
 
-OPTIONS = StepOptions("benchmark", version=2)
+OPTIONS = StepOptions("benchmark", version=3)
 # Each candidate's seconds are spread over so many turns, so that a drift of the host hits all alike.
 ROUNDS = 20
 # Share of the measured time that each candidate is warmed up for, first.
@@ -45,6 +45,7 @@ WARM_UP = 0.15
 EAGER = "torch eager"
 # Share of the measured time that each figure of a GPU gets beside the latency.
 BESIDE = 0.1
+_NO_POINT = "choose sizes in `benchmark.at` that the data can have"
 
 Timed: TypeAlias = Conversation[TimeTurn, TimeReply]
 
@@ -89,6 +90,14 @@ class GpuPoint(Frozen):
     throughput: tuple[StreamThroughput, ...]
 
 
+class SkippedPoint(Frozen):
+    """A point that was not measured: who refused its feeds, and why."""
+
+    at: dict[str, int]
+    name: str
+    reason: str
+
+
 class BenchmarkMetrics(Frozen):
     """Figures by candidate and point; the raw samples are in samples.npz.
 
@@ -100,6 +109,7 @@ class BenchmarkMetrics(Frozen):
     baselines_missing: str | None
     promoted_missing: str | None = None
     gpu: tuple[GpuPoint, ...] = ()
+    skipped: tuple[SkippedPoint, ...] = ()
 
 
 @step(OPTIONS)
@@ -147,6 +157,7 @@ def benchmark(
             baselines_missing=plan.missing_baseline(),
             promoted_missing=plan.promoted_missing,
             gpu=gpu,
+            skipped=tuple(plan.skipped.values()),
         )
         return Made(params(metrics))
 
@@ -185,6 +196,7 @@ class _Plan:
         self.eager = config.benchmark.baselines and isinstance(config.model, TorchModel) and torch_installed()
         self.gated = config.gates.latency_regression is not None
         self.promoted_missing: str | None = None
+        self.skipped: dict[int, SkippedPoint] = {}
 
     def recipe(self, exported: Artifact) -> Recipe:
         """All that the figures depend on beside the engines: how long, where, and on which host."""
@@ -244,25 +256,31 @@ class _Plan:
         return timed
 
     def measure(self, timed: dict[str, Timed], prepared: PointsReply) -> tuple[PointSamples, ...]:
-        """Take turns, point after point."""
+        """Take turns, point after point; one whose feeds somebody refuses is skipped, unless all are."""
         seconds = self.context.config.benchmark.seconds
-        return tuple(
-            PointSamples(
-                at=point,
-                samples_per_inference=prepared.samples[index],
-                timed=_take_turns(timed, index, seconds),
-            )
-            for index, point in enumerate(self.points)
-        )
+        found = []
+        for index, point in enumerate(self.points):
+            refused = _warm_up(timed, index, seconds)
+            if refused:
+                self.skipped[index] = SkippedPoint(at=point, name=refused[0], reason=refused[1])
+                continue
+            turns, count = _take_turns(timed, index, seconds), prepared.samples[index]
+            found.append(PointSamples(at=point, samples_per_inference=count, timed=turns))
+        if not found:
+            first = self.skipped[0]
+            raise StepError(f"no point could be measured: {first.name} refuses {first.at}: {first.reason}", _NO_POINT)
+        return tuple(found)
 
     def on_gpu(self, timed: dict[str, Timed], prepared: PointsReply) -> tuple[GpuPoint, ...]:
         """The other figures of what runs on a GPU, one after the other: nothing compares them round by round."""
         config = self.context.config.benchmark
         found = []
         for index, point in enumerate(self.points):
+            if index in self.skipped:
+                continue
             turn = TimeTurn(point=index, seconds=BESIDE * config.seconds, streams=config.streams)
             for name, talk in timed.items():
-                figures = talk.send(turn).gpu if talk.first.on_gpu else None
+                figures = _again(talk, turn, name).gpu if talk.first.on_gpu else None
                 if figures is not None:
                     found.append(_gpu_point(name, point, figures, prepared.samples[index]))
         return tuple(found)
@@ -307,16 +325,31 @@ def _gpu_point(name: str, at: dict[str, int], figures: GpuFigures, samples: int)
     return GpuPoint(name=name, at=at, figures=figures, throughput=throughput)
 
 
+def _warm_up(timed: dict[str, Timed], point: int, seconds: float) -> tuple[str, str] | None:
+    """Run each for the first time at a point; returns who refuses its feeds, and why."""
+    for name, talk in timed.items():
+        refused = talk.send(TimeTurn(point=point, seconds=WARM_UP * seconds)).refused
+        if refused:
+            return name, refused
+    return None
+
+
+def _again(talk: Timed, turn: TimeTurn, name: str) -> TimeReply:
+    """A turn at a point whose feeds were taken before."""
+    reply = talk.send(turn)
+    if reply.refused:
+        raise StepError(f"{name} ran at first, and then not: {reply.refused}")
+    return reply
+
+
 def _take_turns(timed: dict[str, Timed], point: int, seconds: float) -> tuple[TimedRounds, ...]:
     """Give each its seconds in short turns; a turn is one inference at least, so slow models take fewer turns."""
-    for talk in timed.values():
-        talk.send(TimeTurn(point=point, seconds=WARM_UP * seconds))
     left = dict.fromkeys(timed, seconds * 1e9)
     rounds: dict[str, list[tuple[int, ...]]] = {name: [] for name in timed}
     while any(remaining > 0 for remaining in left.values()):
         for name, talk in timed.items():
             if left[name] > 0:
-                taken = talk.send(TimeTurn(point=point, seconds=seconds / ROUNDS)).samples.nanoseconds
+                taken = _again(talk, TimeTurn(point=point, seconds=seconds / ROUNDS), name).samples.nanoseconds
                 rounds[name].append(taken)
                 left[name] -= sum(taken)
     return tuple(TimedRounds(name=name, rounds=tuple(taken)) for name, taken in rounds.items())

@@ -12,7 +12,7 @@ from tasks.sources.collect import DataRequest, DataSource, collect
 from tasks.sources.declared import extra_files
 from tasks.step import StepOptions, step
 
-OPTIONS = StepOptions("data", version=1, tags=("user-code",))
+OPTIONS = StepOptions("data", version=2, tags=("user-code",))
 
 
 @step(OPTIONS)

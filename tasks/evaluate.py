@@ -12,6 +12,7 @@ from tasks.engine_run import OUTPUTS, check_runs, gpu_of, opened_by, run_built
 from tasks.homes import user_home
 from tasks.runtimes.base import CARD, ENGINE
 from tasks.sources.declared import extra_files
+from tasks.sources.onnx_graph import ExportMetrics
 from tasks.sources.user_metric import MetricRequest, measure
 from tasks.step import StepOptions, step
 from tasks.target import Target
@@ -42,11 +43,12 @@ def evaluate(
     assert metric is not None  # noqa: S101 - the flow submits this step only where there is a metric
     if built:
         check_runs(context, built)
+    axes = context.metrics(exported, ExportMetrics).facts.later_axes
     target = subject if isinstance(subject, Target) else None
     recipe = context.recipe(OPTIONS, target.id if target else str(subject), tools=("numpy",))
     recipe = recipe.model_copy(
         update={
-            "params": {"function": metric.function},
+            "params": {"function": metric.function, **({"axes": axes} if axes else {})},
             "sources": extra_files(context),
             "tools": recipe.tools | (opened_by(context, target) if target else {}),
         }
@@ -70,6 +72,7 @@ def evaluate(
             reference=reference,
             folder=folder,
             noised=built is None,
+            axes=axes,
         )
         reply = context.call(user_home(context.config.model), measure, request, folder)
         return Made(params(EvaluateMetrics(value=reply.value, noised=reply.noised)), reply.observed)

@@ -15,6 +15,7 @@ from tasks.homes import ONNX, user_home
 from tasks.runtimes.isolate import Conversation
 from tasks.sources.declared import extra_files
 from tasks.sources.float_search import Floated, Search
+from tasks.sources.onnx_graph import ExportMetrics
 from tasks.sources.onnx_repair import (
     SETS,
     ApplyRequest,
@@ -126,6 +127,7 @@ class Scorer:
             targets=self.context.file(data, TARGETS),
             reference=self.context.file(exported, EVALUATION_OUTPUTS),
             folder=self.folder,
+            axes=self.context.metrics(exported, ExportMetrics).facts.later_axes,
         )
         home = user_home(self.context.config.model)
         reply = self.context.workers.call(home, measure, request, scratch=self.folder / "scratch")

@@ -69,12 +69,12 @@ LINES = {text.split("(")[0].removeprefix("def "): number for number, text in enu
 # What is wrong with a calibration source: message and cure.
 CALIBRATION = {
     "nothing": ("data.calibration: zoo:nothing yielded nothing", "yield at least one batch"),
-    "returns_none": ("zoo:returns_none returned a NoneType", "return an iterator"),
+    "returns_none": ("zoo:returns_none returned None", "return an iterator"),
     "names": ("has the names ['z']; the model's inputs are ['x']", "missing: ['x'], not inputs: ['z']"),
     "dtype": ("batch 0, input 'x' has dtype float64, expected float32", ".astype('float32')"),
     "shape": ("input 'x' has shape [4, 5], expected ['batch', 4]", "correct `inputs`"),
     "rank": ("input 'x' has shape [4], expected ['batch', 4]", "correct `inputs`"),
-    "nan": ("input 'x' holds NaN or infinite values", "clean the data"),
+    "nan": ("input 'x' holds NaN", "clean the data"),
     "lists": ("input 'x' is a list", "make it a numpy array"),
     "no_dict": ("batch 0 is a list", "yield a dict"),
     "too_large": ("has batch = 64, outside its range 1 to 8", "widen `dims.batch`"),
@@ -87,12 +87,12 @@ CALIBRATION = {
     "few": ("zoo:good yielded 4 samples, 100 were asked for", "set `data.calibration.samples: 4`"),
     "import": ("importing 'broken' needs the module 'a_module_that_nobody_has'", "broken.py:1"),
     "cut": ("cut.npz cannot be read: File is not a zip file", "numpy.savez"),
-    "pickled": ("pickled.npz cannot be read: Object arrays cannot be loaded", "numpy.savez"),
+    "pickled": ("pickled.npz holds Python objects in 'x'", "booleans, integers or floats"),
 }
 EVALUATION = {
     "good": ("data.evaluation: batch 0 is a dict", "yield a pair"),
     "triple": ("data.evaluation: batch 0 is a tuple", "yield a pair"),
-    "no_targets": ("targets are a list", "yield a dict"),
+    "no_targets": ("the targets are a list", "yield a dict"),
     "text_targets": ("target 'label' has dtype <U1", "integers or floats"),
     "object_targets": ("target 'label' has dtype object", "integers or floats"),
     "unnamed_targets": ("a target has the name 3", "by strings"),

@@ -139,7 +139,7 @@ def _problems(pipeline: PipelineConfig) -> Iterator[Problem]:
     yield from _model_problems(pipeline)
     yield from dim_problems(dims)
     if inputs is not None:
-        yield from input_problems(inputs, dims)
+        yield from input_problems(inputs, dims, all_inputs=isinstance(pipeline.model, TorchModel))
     known = inputs is not None or bool(dims)
     yield from point_problems(dims if known else None, pipeline.benchmark, pipeline.promote)
     yield from variant_problems(pipeline.precisions, pipeline.engines)

@@ -27,8 +27,11 @@ def complete(at: Point, dims: Dims) -> Point:
     return {**{name: dim.opt for name, dim in dims.items()}, **at}
 
 
-def input_problems(inputs: Inputs, dims: Dims) -> Iterator[Problem]:
-    """Every named dim of an input has a range, every range is used, sizes and bounds make sense."""
+def input_problems(inputs: Inputs, dims: Dims, *, all_inputs: bool) -> Iterator[Problem]:
+    """Every named dim of an input has a range, every range is used, sizes and bounds make sense.
+
+    The model may have more inputs than those, unless they are `all_inputs`.
+    """
     if not inputs:
         yield Problem("no input is named", "name the model's inputs", ("inputs",))
     for name, spec in inputs.items():
@@ -36,7 +39,7 @@ def input_problems(inputs: Inputs, dims: Dims) -> Iterator[Problem]:
         for axis, size in enumerate(spec.shape):
             yield from _size_problems(("inputs", name, "shape", axis), size, dims)
     used = {size for spec in inputs.values() for size in spec.shape}
-    for dim in dims.keys() - used:
+    for dim in sorted(dims.keys() - used) if all_inputs else ():
         names = sorted(str(size) for size in used if isinstance(size, str))
         yield Problem(f"no input has a dim {dim!r}", suggest(dim, names) or "remove it", ("dims", dim))
 

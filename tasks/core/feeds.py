@@ -1,7 +1,7 @@
 """Check feeds against a model's signature, cut and join them along their batch, and generate seeded ones."""
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from tasks.core.errors import ConfigError, UserCodeError, Where
 from tasks.core.signature import InputSpec, Signature
@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+Axes: TypeAlias = Mapping[str, int]
 _LARGEST_NUMBER = 8  # bytes: what a safetensors file can hold
 
 
 def check_feeds(feeds: object, signature: Signature, what: str) -> Tensors:
     """Return `feeds` if it is what the model takes; raise UserCodeError that names `what` and the input at fault."""
     if not isinstance(feeds, dict):
-        raise UserCodeError(f"{what} is a {type(feeds).__name__}", "yield a dict from input names to numpy arrays")
+        raise UserCodeError(f"{what} is {kind_of(feeds)}", "yield a dict from input names to numpy arrays")
     missing, extra = (
         sorted(signature.inputs.keys() - feeds.keys()),
         sorted(map(str, feeds.keys() - signature.inputs.keys())),
@@ -35,12 +36,18 @@ def check_feeds(feeds: object, signature: Signature, what: str) -> Tensors:
     return feeds
 
 
+def kind_of(value: object) -> str:
+    """What a value is, in words."""
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
 def check_array(array: object, dtype: str | None, what: str) -> None:
     """Raise UserCodeError unless `array` is a numpy array of numbers without NaN, of `dtype` where one is given."""
     import numpy as np
 
     if not isinstance(array, np.ndarray):
-        raise UserCodeError(f"{what} is a {type(array).__name__}", "make it a numpy array, with .numpy() for a tensor")
+        raise UserCodeError(f"{what} is {kind_of(array)}", "make it a numpy array, with .numpy() for a tensor")
     if dtype is not None and array.dtype != dtype:
         raise UserCodeError(f"{what} has dtype {array.dtype}, expected {dtype}", f"convert it: .astype('{dtype}')")
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > _LARGEST_NUMBER:
@@ -68,32 +75,67 @@ def _check_sizes(sizes: dict[str, int], signature: Signature, what: str) -> None
     for name, size in sizes.items():
         dim = signature.dims[name]
         if not dim.holds(size):
+            least, most = size < dim.min, size > dim.max
+            what_to_yield = "larger" if least else "smaller" if most else f"a multiple of {dim.step}:"
             raise UserCodeError(
                 f"{what} has {name} = {size}, outside its range {dim.described()}",
-                f"yield smaller batches, or widen `dims.{name}` in the YAML",
+                f"yield {what_to_yield} arrays along {name}, or widen `dims.{name}` in the YAML",
             )
 
 
-def samples_in(feeds: Tensors) -> int:
-    """Number of samples in a batch: the size of axis 0."""
-    return next((int(array.shape[0]) for array in feeds.values() if array.ndim), 1)
+def samples_in(feeds: Tensors, axes: Axes | None = None) -> int:
+    """Number of samples in a batch, by the axis on which each tensor has them; unknown, that is axis 0."""
+    counts = (array.shape[_axis(name, axes)] for name, array in feeds.items() if _is_cut(name, array, axes))
+    return next((int(count) for count in counts), 1)
 
 
-def cut(feeds: Tensors, start: int, stop: int) -> Tensors:
-    """Return samples `start` to `stop` of a batch."""
-    return {name: array[start:stop] for name, array in feeds.items()}
+def cut(feeds: Tensors, start: int, stop: int, axes: Axes | None = None) -> Tensors:
+    """Return samples `start` to `stop` of a batch; what has no axis for them stays whole."""
+    import numpy as np
+
+    return {
+        name: np.asarray(_part(array, start, stop, _axis(name, axes)), order="C")
+        if _is_cut(name, array, axes)
+        else array
+        for name, array in feeds.items()
+    }
+
+
+def join(parts: "Sequence[Tensors]", axes: Axes) -> Tensors:
+    """Put batches one behind the other; what has no axis for samples is that of the first."""
+    import numpy as np
+
+    return {
+        name: np.concatenate([part[name] for part in parts], axis=axes[name]) if name in axes else array
+        for name, array in parts[0].items()
+    }
+
+
+def _axis(name: str, axes: Axes | None) -> int:
+    return 0 if axes is None else axes[name]
+
+
+def _is_cut(name: str, array: "NDArray[np.generic]", axes: Axes | None) -> bool:
+    return array.ndim > 0 if axes is None else name in axes
+
+
+def _part(array: "NDArray[np.generic]", start: int, stop: int, axis: int) -> "NDArray[np.generic]":
+    return array[(*[slice(None)] * axis, slice(start, stop))]
 
 
 def chunks(batches: Iterable[Tensors], signature: Signature, size: int) -> Iterator[Tensors]:
     """Cut batches into parts of at most `size` samples where the model's batch is dynamic; else as they are."""
-    dim = signature.batch_dim()
+    dim, axes = signature.batch_dim(), signature.batch_axes()
     for feeds in batches:
-        count = samples_in(feeds)
-        step = min(size, count) if dim else count
-        for start in range(0, count, max(step, 1)):
-            stop = min(start + step, count)
-            if dim is None or stop - start >= signature.dims[dim].min:
-                yield cut(feeds, start, stop) if dim else feeds
+        if dim is None:
+            yield feeds
+            continue
+        count, taken = samples_in(feeds, axes), signature.dims[dim]
+        size = max(taken.min, min(size, taken.max) // taken.step * taken.step)
+        for start in range(0, count, size):
+            stop = min(start + size, count)
+            if taken.holds(stop - start):
+                yield cut(feeds, start, stop, axes)
 
 
 def generate(signature: Signature, sizes: dict[str, int], seed: int, like: "Tensors | None" = None) -> Tensors:

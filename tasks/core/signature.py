@@ -1,6 +1,7 @@
 """What a model takes: names, dtypes and shapes, with its named dims."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
 
 from pydantic import Field
 
@@ -11,6 +12,9 @@ Dtype = Literal[
     "float32", "float16", "float64", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool"
 ]
 # fmt: on
+Shapes: TypeAlias = Mapping[str, tuple[int | str, ...]]
+# Names that say of a dim that it counts samples, on whichever axis it lies.
+_BATCH_NAMES = ("batch", "batch_size")
 
 
 class DimRange(Frozen):
@@ -53,8 +57,39 @@ class Signature(Frozen):
         """Shape of input `name` with its named dims at `sizes`."""
         return tuple(sizes[dim] if isinstance(dim, str) else dim for dim in self.inputs[name].shape)
 
+    @property
+    def shapes(self) -> Shapes:
+        """Shape of every input, with names where dims are named."""
+        return {name: spec.shape for name, spec in self.inputs.items()}
+
     def batch_dim(self) -> str | None:
-        """Return the named dim that is axis 0 of every input, or None: then a batch cannot be cut or joined."""
-        firsts = {spec.shape[0] if spec.shape else None for spec in self.inputs.values()}
-        first = firsts.pop() if len(firsts) == 1 else None
-        return first if isinstance(first, str) else None
+        """Return the dim along which a batch is cut or joined, or None: then it cannot be."""
+        return batch_dim(self.shapes)
+
+    def batch_axes(self) -> dict[str, int]:
+        """Return the axis of the batch, by input; inputs that have none are the same for every sample.
+
+        Without a batch dim, batches are whole, and axis 0 counts their samples.
+        """
+        dim = self.batch_dim()
+        return batch_axes(self.shapes) if dim else {name: 0 for name, shape in self.shapes.items() if shape}
+
+
+def batch_dim(shapes: Shapes) -> str | None:
+    """Return the dim called batch, else the named dim that is axis 0 of every input with axes.
+
+    A dim that an input has twice is none: its samples could not be told apart.
+    """
+    named = {dim for shape in shapes.values() for dim in shape if isinstance(dim, str)}
+    firsts = {shape[0] for shape in shapes.values() if shape}
+    found = [name for name in _BATCH_NAMES if name in named] or [dim for dim in firsts if len(firsts) == 1]
+    dim = found[0] if found else None
+    if not isinstance(dim, str) or any(shape.count(dim) > 1 for shape in shapes.values()):
+        return None
+    return dim
+
+
+def batch_axes(shapes: Shapes) -> dict[str, int]:
+    """Return the axis on which the batch lies, by tensor, for those that have one."""
+    dim = batch_dim(shapes)
+    return {name: shape.index(dim) for name, shape in shapes.items() if dim is not None and dim in shape}

@@ -1,9 +1,10 @@
 """What a worker process does with an engine: build it, run it on batches, or keep it open and time it in turns."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from tasks.core.errors import StepError
 from tasks.core.frozen import Frozen
@@ -23,6 +24,8 @@ from tasks.runtimes.engine_range import run_range
 from tasks.runtimes.gpu_session import GpuSession
 from tasks.runtimes.gpu_timing import GpuFigures, gpu_figures
 from tasks.runtimes.load import load_runtime, runtime_name
+
+Measured: TypeAlias = Mapping[str, Samples | GpuFigures | None]
 
 
 class ProbeRequest(Frozen):
@@ -73,7 +76,7 @@ class TimeTurn(Frozen):
 class TimeReply(Frozen):
     """What a turn measured: the reply to the opening has no samples. `memory` is what the session holds by now.
 
-    `on_gpu` says that turns may ask for figures of the GPU.
+    `on_gpu` says that turns may ask for figures of the GPU. `refused` is why the point's feeds were not taken.
     """
 
     load_seconds: float
@@ -82,6 +85,7 @@ class TimeReply(Frozen):
     samples: Samples = Samples(nanoseconds=())
     on_gpu: bool = False
     gpu: GpuFigures | None = None
+    refused: str = ""
 
 
 def probe(request: ProbeRequest) -> Capabilities:
@@ -114,10 +118,9 @@ def time_engine(opening: TimeOpening) -> Generator[TimeReply, TimeTurn, None]:
     points = _batches(opening.feeds)
     opened = open_engine(opening.engine, opening.card, opening.options)
     with opened.session as session:
-        _, first_inference_seconds = _first(session, points[0])
         reply = TimeReply(
             load_seconds=opened.seconds,
-            first_inference_seconds=first_inference_seconds,
+            first_inference_seconds=first_seconds(session.infer, points),
             memory=session.memory(),
             on_gpu=isinstance(session, GpuSession),
         )
@@ -125,11 +128,33 @@ def time_engine(opening: TimeOpening) -> Generator[TimeReply, TimeTurn, None]:
             turn = yield reply
             if not 0 <= turn.point < len(points):
                 raise StepError(f"there is no point {turn.point}: {opening.feeds} holds {len(points)}")
-            measured = _measured(session, points[turn.point], turn)
-            reply = reply.model_copy(update={**measured, "memory": session.memory()})
+            reply = taken(reply, partial(_measured, session, points[turn.point], turn), session.memory)
 
 
-def _measured(session: Session, feeds: Tensors, turn: TimeTurn) -> dict[str, Samples | GpuFigures | None]:
+def first_seconds(infer: Callable[[Tensors], object], points: Sequence[Tensors]) -> float:
+    """How long the first inference takes, at the first point whose feeds are taken; raise where none is."""
+    errors = []
+    for feeds in points:
+        begin = time.perf_counter()
+        try:
+            infer(feeds)
+        except StepError as error:
+            errors.append(error)
+        else:
+            return time.perf_counter() - begin
+    raise errors[0]
+
+
+def taken(reply: TimeReply, measure: Callable[[], Measured], memory: Callable[[], MemoryUse]) -> TimeReply:
+    """The reply to a turn; feeds that are refused at its point are a fact about the point."""
+    try:
+        update = {**measure(), "refused": ""}
+    except StepError as error:
+        update = {"samples": Samples(nanoseconds=()), "gpu": None, "refused": error.message}
+    return reply.model_copy(update={**update, "memory": memory()})
+
+
+def _measured(session: Session, feeds: Tensors, turn: TimeTurn) -> Measured:
     if turn.streams is None:
         return {"samples": session.time(feeds, turn.seconds), "gpu": None}
     if not isinstance(session, GpuSession):

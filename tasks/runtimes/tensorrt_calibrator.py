@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks.core.errors import StepError
-from tasks.core.feeds import cut, resize, samples_in
+from tasks.core.feeds import cut, join, resize, samples_in
 from tasks.core.signature import Signature
 from tasks.core.tensors import Tensors, load_batches
 from tasks.runtimes.tensorrt_errors import cuda_errors
+from tasks.runtimes.tensorrt_profile import profile_of
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -34,14 +35,12 @@ def calibration_batches(calibration: Path, signature: Signature) -> list[Tensors
 
 def _joined(found: list[Tensors], signature: Signature, batch: str) -> Iterator[Tensors]:
     """Samples of all batches, one after the other, in batches of the opt size."""
-    import numpy as np
-
-    size = signature.dims[batch].opt
+    size, axes = signature.dims[batch].opt, signature.batch_axes()
     # Other named dims, like the length of a text, may differ from batch to batch.
-    fitting = [resize(feeds, signature, {**signature.sizes("opt"), batch: samples_in(feeds)}) for feeds in found]
-    whole = {name: np.concatenate([feeds[name] for feeds in fitting]) for name in signature.inputs}
-    for start in range(0, samples_in(whole) - size + 1, size):
-        yield cut(whole, start, start + size)
+    fitting = [resize(feeds, signature, {**signature.sizes("opt"), batch: samples_in(feeds, axes)}) for feeds in found]
+    whole = join(fitting, axes)
+    for start in range(0, samples_in(whole, axes) - size + 1, size):
+        yield cut(whole, start, start + size, axes)
 
 
 class DeviceFeeds:
@@ -98,10 +97,11 @@ def calibrating(
     primary = Primary()
     try:
         feeds = DeviceFeeds(batches)
-        calibrator = calibrator_of(trt, feeds, samples_in(batches[0]), folder / CACHE)
+        calibrator = calibrator_of(trt, feeds, samples_in(batches[0], signature.batch_axes()), folder / CACHE)
         build.config.int8_calibrator = calibrator
-        if signature.dims:
-            build.config.set_calibration_profile(_opt_profile(build.builder, signature))
+        profile = profile_of(build.builder, build.network, signature, ("opt", "opt", "opt"))
+        if profile is not None:
+            build.config.set_calibration_profile(profile)
         try:
             yield
         finally:
@@ -114,15 +114,6 @@ def _cast(trt: "ModuleType", network: Any, feeds: Tensors) -> Tensors:  # noqa: 
     """Feeds in the types that the network takes: 8.6 turns int64 into int32."""
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     return {tensor.name: feeds[tensor.name].astype(trt.nptype(tensor.dtype)) for tensor in inputs}
-
-
-def _opt_profile(builder: Any, signature: Signature) -> Any:  # noqa: ANN401 - of a module value
-    """The profile to calibrate at: the opt sizes alone."""
-    profile, sizes = builder.create_optimization_profile(), signature.sizes("opt")
-    for name in signature.inputs:
-        shape = signature.shape(name, sizes)
-        profile.set_shape(name, shape, shape, shape)
-    return profile
 
 
 def calibrator_of(trt: "ModuleType", feeds: DeviceFeeds, size: int, cache: Path) -> Any:  # noqa: ANN401

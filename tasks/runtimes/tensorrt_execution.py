@@ -98,6 +98,7 @@ class Execution:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._sizes: dict[str, int] = {}
+        self._on_host = {spec.name for spec in card.inputs if self._is_on_host(spec.name)}
 
     def close(self) -> None:
         """Free everything: the context before the memory that it uses."""
@@ -127,7 +128,7 @@ class Execution:
 
         for spec in self._card.inputs:
             size = self._sizes[spec.name]
-            if size:
+            if size and spec.name not in self._on_host:
                 buffer = self._buffers[spec.name]
                 cuda.memcpy_htod_async(buffer.address(size), buffer.pinned(size), self.stream)
 
@@ -170,16 +171,18 @@ class Execution:
         self.stream.synchronize()
 
     def _bind_input(self, name: str, feed: "NDArray[np.generic]") -> bool:
-        """Whether the shape is another than before."""
+        """Whether a shape is another than before: its own, or one that its values decide."""
         import numpy as np
 
         buffer, dtype = self._buffers.setdefault(name, Buffer()), self._dtype(name)
         size = feed.size * int(dtype.itemsize)
         self._sizes[name] = size
         _check_fits(name, feed, dtype)
-        np.copyto(buffer.pinned(size).view(dtype).reshape(feed.shape), feed, casting="same_kind")
-        self._set_address(name, buffer.address(size))
-        if self._shapes.get(name) == feed.shape:
+        pinned, on_host = buffer.pinned(size), name in self._on_host
+        before = pinned.tobytes() if on_host else b""
+        np.copyto(pinned.view(dtype).reshape(feed.shape), feed, casting="same_kind")
+        self._set_address(name, int(pinned.ctypes.data) if on_host else buffer.address(size))
+        if self._shapes.get(name) == feed.shape and not (on_host and before != pinned.tobytes()):
             return False
         if not self.context.set_input_shape(name, feed.shape):
             raise self._messages.failure(
@@ -187,6 +190,10 @@ class Execution:
             )
         self._shapes[name] = feed.shape
         return True
+
+    def _is_on_host(self, name: str) -> bool:
+        """Whether TensorRT reads an input where the host has it, since shapes depend on its values."""
+        return bool(self._engine.get_tensor_location(name) == self._trt.TensorLocation.HOST)
 
     def _bind_output(self, name: str) -> None:
         shape = tuple(self.context.get_tensor_shape(name))

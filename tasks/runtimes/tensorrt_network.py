@@ -17,6 +17,7 @@ from tasks.runtimes.opset.lower import newest_opset
 from tasks.runtimes.tensorrt_calibrator import calibrating
 from tasks.runtimes.tensorrt_dialects import Dialect, dialect_of, network_flags
 from tasks.runtimes.tensorrt_errors import Origins, cure_for, parse_failure, places
+from tasks.runtimes.tensorrt_profile import profile_of
 from tasks.runtimes.tensorrt_tensors import EngineTensor, of_network
 from tasks.runtimes.tensorrt_timing import TimedTactics
 from tasks.runtimes.timing_cache import TimingCacheUse
@@ -156,7 +157,9 @@ def build_plan(trt: "ModuleType", settings: BuildSettings, messages: Messages) -
         parsed = parse(trt, logger_of(trt, messages), settings)
         stack.callback(parsed.release)
         parsed.config = _config(trt, parsed.builder, dialect, settings)
-        _add_profile(parsed, settings.signature)
+        profile = profile_of(parsed.builder, parsed.network, settings.signature)
+        if profile is not None:
+            parsed.config.add_optimization_profile(profile)
         timed = None
         if settings.timing_caches and dialect.timing_cache:
             timed = TimedTactics(trt, parsed.config, settings.timing_caches)
@@ -286,15 +289,3 @@ def _config(trt: "ModuleType", builder: Any, dialect: Dialect, settings: BuildSe
         config.num_compute_capabilities = 1
         config.set_compute_capability(capability, 0)
     return config
-
-
-def _add_profile(parsed: Parsed, signature: Signature) -> None:
-    """One optimization profile from the named dims: min, opt and max of every input."""
-    if not signature.dims:
-        return
-    profile = parsed.builder.create_optimization_profile()
-    sizes = [signature.sizes(which) for which in ("min", "opt", "max")]
-    for index in range(parsed.network.num_inputs):
-        name = parsed.network.get_input(index).name
-        profile.set_shape(name, *(signature.shape(name, size) for size in sizes))
-    parsed.config.add_optimization_profile(profile)

@@ -117,7 +117,7 @@ def prepare_points(request: PointsRequest) -> PointsReply:
     points = [RangePoint(sizes=point, lowered=request.lowered and bool(point)) for point in request.points]
     batches = [point.feeds(golden, request.signature) for point in points]
     save_batches(request.feeds, batches)
-    return PointsReply(samples=tuple(samples_in(batch) for batch in batches))
+    return PointsReply(samples=tuple(samples_in(batch, request.signature.batch_axes()) for batch in batches))
 
 
 def sum_up(request: FiguresRequest) -> Figures:

@@ -1,13 +1,11 @@
 """Read the user's data sources once, check every batch and choose the golden inputs (in a worker)."""
 
-import zipfile
-import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tasks.core.errors import UserCodeError
-from tasks.core.feeds import check_array, check_feeds, chunks, cut, generate, samples_in
+from tasks.core.feeds import check_array, check_feeds, chunks, cut, generate, kind_of, samples_in
 from tasks.core.frozen import Frozen
 from tasks.core.observe import observing
 from tasks.core.report import Observation
@@ -15,6 +13,7 @@ from tasks.core.sets import CALIBRATION, EVALUATION, GOLDEN, TARGETS
 from tasks.core.signature import Signature
 from tasks.core.tensors import Tensors, save_batches
 from tasks.core.user_code import call_user, load_function
+from tasks.sources.npz_data import cut_targets, npz_batches
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,9 +97,9 @@ def _kept(request: DataRequest, calibration: list[Tensors], evaluation: list[tup
     if evaluation:
         save_batches(request.folder / TARGETS, [targets for _, targets in evaluation])
     return DataMetrics(
-        calibration=_write(request.folder / CALIBRATION, calibration),
-        evaluation=_write(request.folder / EVALUATION, [feeds for feeds, _ in evaluation]),
-        golden=_set_metrics(golden),
+        calibration=_write(request.folder / CALIBRATION, calibration, request.signature),
+        evaluation=_write(request.folder / EVALUATION, [feeds for feeds, _ in evaluation], request.signature),
+        golden=_set_metrics(golden, request.signature),
         golden_origin=("synthetic", "synthetic") if made_up else origin,
         synthetic_evaluation=made_up,
     )
@@ -114,10 +113,10 @@ def _calibration(request: DataRequest) -> list[Tensors]:
 
     def feeds() -> Iterator[tuple[Tensors, Tensors]]:
         for index, item in enumerate(_items(source.source, request.project, request.signature, what)):
-            feeds = item[0] if isinstance(item, tuple) else item  # an .npz gives targets too
+            feeds = item[0] if isinstance(item, tuple) and len(item) == _PAIR else item  # an .npz gives targets too
             yield check_feeds(feeds, request.signature, f"{what}: batch {index}"), {}
 
-    return [batch for batch, _ in _take(feeds(), source, what)]
+    return [batch for batch, _ in _take(feeds(), source, request.signature, what)]
 
 
 def _evaluation(request: DataRequest) -> list[tuple[Tensors, Tensors]]:
@@ -131,7 +130,7 @@ def _evaluation(request: DataRequest) -> list[tuple[Tensors, Tensors]]:
         for index, item in enumerate(_items(source.source, request.project, request.signature, what)):
             if not (isinstance(item, tuple) and len(item) == _PAIR):
                 raise UserCodeError(
-                    f"{what}: batch {index} is a {type(item).__name__}",
+                    f"{what}: batch {index} is {kind_of(item)}",
                     "yield a pair: (dict of feeds, dict of targets)",
                 )
             feeds = check_feeds(item[0], request.signature, f"{what}: batch {index}")
@@ -139,12 +138,12 @@ def _evaluation(request: DataRequest) -> list[tuple[Tensors, Tensors]]:
             names = targets.keys()
             yield feeds, targets
 
-    return _take(pairs(), source, what)
+    return _take(pairs(), source, request.signature, what)
 
 
 def _check_targets(targets: object, names: Collection[str] | None, what: str) -> Tensors:
     if not isinstance(targets, dict):
-        raise UserCodeError(f"{what}: targets are a {type(targets).__name__}", "yield a dict of numpy arrays")
+        raise UserCodeError(f"{what}: the targets are {kind_of(targets)}", "yield a dict of numpy arrays")
     for name, array in targets.items():
         if not isinstance(name, str):
             raise UserCodeError(f"{what}: a target has the name {name!r}", "name targets by strings")
@@ -160,79 +159,56 @@ def _check_targets(targets: object, names: Collection[str] | None, what: str) ->
 def _items(source: str, project: Path, signature: Signature, what: str) -> Iterator[object]:
     """What the user's source yields; its errors name it."""
     if source.endswith(".npz"):
-        yield from _rows(*_read_npz(project / source, what), signature)
+        yield from npz_batches(project / source, signature, what)
         return
     function = load_function(source, project)
     result = call_user(source, function)
-    try:
-        iterator = iter(result)  # type: ignore[call-overload]
-    except TypeError as error:
-        raise UserCodeError(f"{what}: {source} returned a {type(result).__name__}", "return an iterator") from error
+    if isinstance(result, dict | str | bytes) or not hasattr(result, "__iter__"):
+        cure = "return an iterator over batches, or `yield` one after the other"
+        raise UserCodeError(f"{what}: {source} returned {kind_of(result)}", cure)
+    iterator = call_user(source, iter, result)
     end = object()
     while (item := call_user(source, next, iterator, end)) is not end:
         yield item
 
 
-def _rows(feeds: Tensors, targets: Tensors, signature: Signature) -> Iterator[tuple[Tensors, Tensors]]:
-    """Cut the arrays of an .npz, which hold the whole set, into batches that the model takes."""
-    if _is_one_batch(feeds, signature):
-        yield feeds, targets
-        return
-    dim = signature.batch_dim()
-    firsts = [spec.shape[0] for spec in signature.inputs.values() if spec.shape]
-    fixed = firsts[0] if firsts and isinstance(firsts[0], int) else 1
-    size = signature.dims[dim].opt if dim else fixed
-    count = samples_in(feeds)
-    for start in range(0, count, size) if count > size else (0,):
-        yield cut(feeds, start, start + size), cut(targets, start, start + size)
-
-
-def _is_one_batch(feeds: Tensors, signature: Signature) -> bool:
-    """Whether a model without a batch dim takes the arrays as they are: its inputs need not have an axis in common."""
-    inputs = signature.inputs
-    return (
-        signature.batch_dim() is None
-        and feeds.keys() == inputs.keys()
-        and all(_fits(feeds[name].shape, spec.shape) for name, spec in inputs.items())
-    )
-
-
-def _fits(shape: tuple[int, ...], expected: tuple[int | str, ...]) -> bool:
-    sizes = zip(shape, expected, strict=False)
-    return len(shape) == len(expected) and all(isinstance(dim, str) or size == dim for size, dim in sizes)
-
-
-def _read_npz(path: Path, what: str) -> tuple[Tensors, Tensors]:
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            named = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserCodeError(f"{what}: {path} cannot be read: {error}", "write it with numpy.savez") from error
-    targets = {n.removeprefix("target_"): a for n, a in named.items() if n.startswith("target_")}
-    return {name: array for name, array in named.items() if not name.startswith("target_")}, targets
-
-
-def _take(pairs: Iterator[tuple[Tensors, Tensors]], source: DataSource, what: str) -> list[tuple[Tensors, Tensors]]:
+def _take(
+    pairs: Iterator[tuple[Tensors, Tensors]], source: DataSource, signature: Signature, what: str
+) -> list[tuple[Tensors, Tensors]]:
     """Consume exactly the samples that are asked for: cut the last batch, refuse a source that has too few."""
     taken: list[tuple[Tensors, Tensors]] = []
     count = 0
-    for feeds, targets in pairs:
-        if source.samples is not None and count >= source.samples:
-            break
-        size = samples_in(feeds)
-        keep = size if source.samples is None else min(size, source.samples - count)
-        taken.append((feeds, targets) if keep == size else (cut(feeds, 0, keep), cut(targets, 0, keep)))
-        count += keep
+    asked, axes = source.samples, signature.batch_axes()
+    while (asked is None or count < asked) and (pair := next(pairs, None)) is not None:
+        size = samples_in(pair[0], axes)
+        if asked is not None and count + size > asked:
+            _check_rest(signature, (asked, count, size), what)
+            keep = asked - count
+            pair = cut(pair[0], 0, keep, axes), cut_targets(pair[1], size, 0, keep, what)
+        taken.append(pair)
+        count += samples_in(pair[0], axes)
     if not taken:
         raise UserCodeError(f"{what}: {source.source} yielded nothing", "yield at least one batch")
-    if source.samples is not None and count < source.samples:
+    if asked is not None and count < asked:
         raise UserCodeError(
-            f"{what}: {source.source} yielded {count} samples, {source.samples} were asked for",
+            f"{what}: {source.source} yielded {count} samples, {asked} were asked for",
             f"yield more, or set `{what}.samples: {count}`",
         )
     return taken
+
+
+def _check_rest(signature: Signature, counts: tuple[int, int, int], what: str) -> None:
+    """Raise UserCodeError where the last batch cannot be cut to the samples that are asked for."""
+    asked, before, size = counts
+    dim = signature.batch_dim()
+    if dim and signature.dims[dim].holds(asked - before):
+        return
+    if dim:
+        rest = f"a last batch of {asked - before}, and {dim} takes {signature.dims[dim].described()}"
+    else:
+        rest = f"a part of a batch of {size}, and batches of this model are whole: none of its dims is called `batch`"
+    whole = [f"`{what}.samples: {count}`" for count in (before, before + size) if count]
+    raise UserCodeError(f"{what}: samples: {asked} leaves {rest}", f"set {' or '.join(whole)}")
 
 
 def _golden(
@@ -246,7 +222,8 @@ def _golden(
     dim = signature.batch_dim()
     sizes = signature.sizes("opt")
     if dim:
-        sizes[dim] = max(signature.dims[dim].min, min(GOLDEN_SAMPLES, sizes[dim]))
+        takes = signature.dims[dim]
+        sizes[dim] = max(takes.min, min(GOLDEN_SAMPLES, sizes[dim]) // takes.step * takes.step)
     while len(found) < SETS:
         like = found[0][0] if found else None
         found.append((generate(signature, sizes, SEED + len(found), like), "synthetic"))
@@ -256,24 +233,28 @@ def _golden(
 def _two_batches(batches: list[Tensors], signature: Signature) -> list[Tensors]:
     parts = chunks(batches, signature, GOLDEN_SAMPLES)
     found = [feeds for _, feeds in zip(range(SETS), parts, strict=False)]
-    dim = signature.batch_dim()
-    if len(found) == 1 and dim and samples_in(found[0]) >= 2 * signature.dims[dim].min:
-        half = samples_in(found[0]) // 2
-        return [cut(found[0], 0, half), cut(found[0], half, samples_in(found[0]))]
-    return found
+    dim, axes = signature.batch_dim(), signature.batch_axes()
+    if len(found) != 1 or dim is None:
+        return found
+    count, takes = samples_in(found[0], axes), signature.dims[dim]
+    half = count // 2 // takes.step * takes.step
+    if not (takes.holds(half) and takes.holds(count - half)):
+        return found
+    return [cut(found[0], 0, half, axes), cut(found[0], half, count, axes)]
 
 
-def _write(path: Path, batches: list[Tensors]) -> SetMetrics | None:
+def _write(path: Path, batches: list[Tensors], signature: Signature) -> SetMetrics | None:
     if not batches:
         return None
     save_batches(path, batches)
-    return _set_metrics(batches)
+    return _set_metrics(batches, signature)
 
 
-def _set_metrics(batches: list[Tensors]) -> SetMetrics:
+def _set_metrics(batches: list[Tensors], signature: Signature) -> SetMetrics:
     names = batches[0].keys()
     statistics = {name: _statistics([batch[name] for batch in batches if name in batch]) for name in names}
-    return SetMetrics(samples=sum(map(samples_in, batches)), batches=len(batches), tensors=statistics)
+    samples = sum(samples_in(batch, signature.batch_axes()) for batch in batches)
+    return SetMetrics(samples=samples, batches=len(batches), tensors=statistics)
 
 
 def _statistics(arrays: "list[NDArray[np.generic]]") -> TensorStatistics:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tasks.core.errors import UserCodeError
 from tasks.core.frozen import Frozen
 from tasks.core.report import Observation
+from tasks.core.signature import batch_dim
 from tasks.runtimes.external_data import all_tensors, external_names
 from tasks.sources.external_files import check_external, placeholders
 from tasks.sources.source_range import SourceRange
@@ -23,7 +24,10 @@ COMPUTING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LST
 
 
 class TensorFacts(Frozen):
-    """Dtype and shape of an input or output; a dim without a name or size is called `<tensor>_<axis>`."""
+    """Dtype and shape of an input or output; a dim without a name or size is called `<tensor>_<axis>`.
+
+    A negative size is none: older exporters write -1 where any will do, and ONNX Runtime takes it so.
+    """
 
     dtype: str
     shape: tuple[int | str, ...]
@@ -45,6 +49,18 @@ class GraphFacts(Frozen):
     initializer_bytes: int
     half_bytes: int = 0
     external_files: tuple[str, ...] = ()
+
+    @property
+    def batch_axes(self) -> dict[str, int]:
+        """Axis of the batch, by input and output, of those that have one."""
+        dim = batch_dim({name: tensor.shape for name, tensor in self.inputs.items()})
+        tensors = {**self.inputs, **self.outputs}
+        return {name: tensor.shape.index(dim) for name, tensor in tensors.items() if dim and dim in tensor.shape}
+
+    @property
+    def later_axes(self) -> dict[str, int]:
+        """Axis of the batch, by output, where it is another one than the first."""
+        return {name: axis for name, axis in self.batch_axes.items() if axis and name in self.outputs}
 
     @property
     def quantized(self) -> bool:
@@ -131,7 +147,7 @@ def _tensor_facts(value: "onnx.ValueInfoProto") -> TensorFacts:
         )
     tensor = value.type.tensor_type
     dims = [
-        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{value.name}_{axis}"
+        dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param or f"{value.name}_{axis}"
         for axis, dim in enumerate(tensor.shape.dim)
     ]
     return TensorFacts(dtype=str(tensor_dtype_to_np_dtype(tensor.elem_type)), shape=tuple(dims))

@@ -15,6 +15,7 @@ from tasks.core.tensors import Tensors, load_batches, save_batches
 from tasks.runtimes.external_data import external_names
 from tasks.runtimes.onnxruntime_session import open_unoptimised, run_batches
 from tasks.sources.external_files import MODEL, bring_home, take_in_bodies
+from tasks.sources.onnx_axes import name_axes
 from tasks.sources.onnx_graph import (
     ExportReply,
     GraphFacts,
@@ -90,7 +91,8 @@ def import_onnx(request: OnnxImportRequest) -> ExportReply:
     model = load_graph(request.model)
     path = request.folder / MODEL
     inside = take_in_bodies(model, request.model.parent)
-    if bring_home(model, request.homes) or inside:
+    moved, named = bring_home(model, request.homes), name_axes(model, request.signature)
+    if inside or moved or named:
         path.write_bytes(model.SerializeToString())
     else:
         shutil.copyfile(request.model, path)

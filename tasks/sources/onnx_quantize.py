@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Literal
 
 from tasks.core.config_precision import Method, Quantizer
 from tasks.core.errors import DoesNotApply, StepError
-from tasks.core.feeds import samples_in
+from tasks.core.feeds import join, samples_in
 from tasks.core.frozen import Frozen
+from tasks.core.signature import batch_axes
 from tasks.core.tensors import Tensors, load_batches
 from tasks.runtimes.base import external_files
 from tasks.sources.handed_back import check_handed_back, join_outputs, part_outputs
 from tasks.sources.library_call import call_library
 from tasks.sources.library_input import check_memory, private_copy
-from tasks.sources.onnx_graph import TensorFacts, load_graph, read_facts
+from tasks.sources.onnx_graph import load_graph, read_facts
 from tasks.sources.onnx_normalise import drop_value_info
 from tasks.sources.onnx_qdq import bypass, free_outputs, quantized_nodes, read_inside
 from tasks.sources.opset_raise import raise_opset
@@ -193,8 +194,11 @@ def _by_onnxruntime(request: QuantizeRequest, source: Path, target: Path, exclud
     )
 
 
-def _inputs(request: QuantizeRequest) -> "list[TensorFacts]":
-    return list(read_facts(load_graph(request.model)).inputs.values())
+def _batch_axes(request: QuantizeRequest) -> dict[str, int]:
+    """Axes along which samples may be repeated: those of the batch, or the first where all are dynamic."""
+    shapes = {name: spec.shape for name, spec in read_facts(load_graph(request.model)).inputs.items()}
+    firsts = {name: 0 for name, shape in shapes.items() if shape}
+    return batch_axes(shapes) or (firsts if all(isinstance(shapes[name][0], str) for name in firsts) else {})
 
 
 class _Reader:
@@ -203,7 +207,7 @@ class _Reader:
     def __init__(self, request: QuantizeRequest) -> None:
         self._batches = load_batches(request.calibration) if request.calibration else []
         self._next: Iterator[Tensors] = iter(self._batches)
-        self._any_batch = all(isinstance(spec.shape[0], str) for spec in _inputs(request) if spec.shape)
+        self._axes = _batch_axes(request)
 
     def get_first(self) -> Tensors:
         """Give a batch to look at, and stay where we are.
@@ -211,13 +215,10 @@ class _Reader:
         ModelOpt reads from its sizes which products are too small to quantise. So a batch of one sample must not stand
         for a batch dim that takes more.
         """
-        import numpy as np
-
         first = self._batches[0]
-        if not self._any_batch or samples_in(first) >= _ENOUGH_ROWS:
+        if not self._axes or samples_in(first, self._axes) >= _ENOUGH_ROWS:
             return first
-        times = -(-_ENOUGH_ROWS // samples_in(first))
-        return {name: np.concatenate([array] * times) for name, array in first.items()}
+        return join([first] * -(-_ENOUGH_ROWS // samples_in(first, self._axes)), self._axes)
 
     def get_next(self) -> "Tensors | None":
         """Give the next batch, None after the last."""

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.core.feeds import samples_in
+from tasks.core.feeds import Axes, cut, samples_in
 from tasks.core.frozen import Frozen
 from tasks.core.tensors import Tensors, load_batches
 from tasks.runtimes.inner import InnerGraph, in_slices
-from tasks.sources.onnx_graph import load_graph
+from tasks.sources.onnx_graph import load_graph, read_facts
 from tasks.sources.onnx_qdq import bypass, quantized_nodes
 
 if TYPE_CHECKING:
@@ -92,13 +92,14 @@ def read_ranges(request: RangesRequest) -> CalibrationMetrics:
     (request.folder / "ranges.json").write_text(ranges.model_dump_json(indent=1), encoding="utf-8")
     evaluation = load_batches(request.evaluation) if request.evaluation else []
     outliers = [found for found in ranges.tensors if found.outlier_ratio >= OUTLIER_RATIO]
-    samples = sum(map(samples_in, batches))
-    known = set(_digests(evaluation))
+    axes = read_facts(model).batch_axes or None
+    samples = sum(samples_in(batch, axes) for batch in batches)
+    known = set(_digests(evaluation, axes))
     return CalibrationMetrics(
         samples_asked=None,
         samples=samples,
         batches=len(batches),
-        samples_also_in_evaluation=sum(digest in known for digest in _digests(batches)),
+        samples_also_in_evaluation=sum(digest in known for digest in _digests(batches, axes)),
         tensors=len(ranges.tensors),
         clipped_share=max((found.clipped_share for found in ranges.tensors), default=0.0),
         outliers=tuple(found.name for found in sorted(outliers, key=lambda found: -found.outlier_ratio)),
@@ -107,14 +108,14 @@ def read_ranges(request: RangesRequest) -> CalibrationMetrics:
     )
 
 
-def _digests(batches: Sequence[Tensors]) -> list[str]:
+def _digests(batches: Sequence[Tensors], axes: Axes | None) -> list[str]:
     """One digest a sample, over its rows in all inputs."""
     found = []
     for batch in batches:
-        for row in range(samples_in(batch)):
+        for row in range(samples_in(batch, axes)):
             content = hashlib.sha256()
-            for name in sorted(batch):
-                content.update(name.encode() + batch[name][row : row + 1].tobytes())
+            for name, array in sorted(cut(batch, row, row + 1, axes).items()):
+                content.update(name.encode() + array.tobytes())
             found.append(content.hexdigest())
     return found
 

@@ -2,13 +2,19 @@
 
 import time
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 from tasks.core.frozen import Frozen
-from tasks.core.tensors import load_batches
-from tasks.runtimes.engines import TimeReply, TimeTurn
+from tasks.core.tensors import Tensors, load_batches
+from tasks.core.user_code import call_user
+from tasks.runtimes.base import Samples
+from tasks.runtimes.engines import Measured, TimeReply, TimeTurn, first_seconds, taken
 from tasks.runtimes.torch_eager import TorchEagerSession
 from tasks.sources.torch_module import TorchSource, load_module, takes_names
+
+_MODULE = "the module"
 
 
 class TorchTimeOpening(Frozen):
@@ -27,14 +33,15 @@ def time_torch(opening: TorchTimeOpening) -> Generator[TimeReply, TimeTurn, None
     points = load_batches(opening.feeds)
     inputs = opening.source.inputs
     with TorchEagerSession(module, inputs, opening.outputs, by_name=takes_names(module, inputs)) as session:
-        before = time.perf_counter()
-        session.infer(points[0])
         reply = TimeReply(
             load_seconds=loaded - started,
-            first_inference_seconds=time.perf_counter() - before,
+            first_inference_seconds=first_seconds(partial(call_user, _MODULE, session.infer), points),
             memory=session.memory(),
         )
         while True:
             turn = yield reply
-            samples = session.time(points[turn.point], turn.seconds)
-            reply = reply.model_copy(update={"samples": samples, "memory": session.memory()})
+            reply = taken(reply, partial(_samples, session, points[turn.point], turn.seconds), session.memory)
+
+
+def _samples(session: TorchEagerSession, feeds: Tensors, seconds: float) -> Measured:
+    return {"samples": cast("Samples", call_user(_MODULE, session.time, feeds, seconds))}

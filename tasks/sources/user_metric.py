@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from pydantic import Field
+
 from tasks.core.errors import UserCodeError
 from tasks.core.frozen import Frozen
 from tasks.core.observe import observing
@@ -21,6 +23,7 @@ _QUICK_SECONDS = 2.0
 class MetricRequest(Frozen):
     """Outputs to score against targets; `reference` are the source framework's outputs.
 
+    `axes` are those on which outputs have their samples, where that is another one than the first.
     With `noised`, outputs that noise has ruined are scored as well: a metric by which they win is a loss.
     """
 
@@ -31,6 +34,7 @@ class MetricRequest(Frozen):
     reference: Path
     folder: Path
     noised: bool = False
+    axes: dict[str, int] = Field(default_factory=dict)
 
 
 class MetricReply(Frozen):
@@ -43,7 +47,8 @@ class MetricReply(Frozen):
 
 def measure(request: MetricRequest) -> MetricReply:
     """Call the metric as `(outputs, targets, reference)`, each a dict of arrays over the whole set."""
-    arguments = [whole_set(load_batches(path)) for path in (request.outputs, request.targets, request.reference)]
+    made, expected = (whole_set(load_batches(path), request.axes) for path in (request.outputs, request.reference))
+    arguments = [made, whole_set(load_batches(request.targets)), expected]
     with observing(request.project, request.folder) as observations:
         function = load_function(request.function, request.project)
         begin = time.perf_counter()
@@ -78,20 +83,21 @@ def _ruined(outputs: Tensors, seed: int) -> Tensors:
     return ruined
 
 
-def whole_set(batches: Sequence[Mapping[str, object]]) -> Tensors:
-    """Join batches along axis 0."""
+def whole_set(batches: Sequence[Mapping[str, object]], axes: Mapping[str, int] | None = None) -> Tensors:
+    """Join batches along the axis of their samples: axis 0, unless another one is given."""
     import numpy as np
 
     joined: Tensors = {}
     for name in batches[0] if batches else ():
         arrays = [np.atleast_1d(np.asarray(batch[name])) for batch in batches]
-        if len({array.shape[1:] for array in arrays}) > 1:
+        axis = min((axes or {}).get(name, 0), arrays[0].ndim - 1)
+        if len({(*array.shape[:axis], *array.shape[axis + 1 :]) for array in arrays}) > 1:
             shapes = sorted({array.shape for array in arrays})
             raise UserCodeError(
                 f"{name!r} has other shapes in other evaluation batches, as {shapes[0]} and {shapes[-1]}",
                 "pad the evaluation data, so that a metric can see the whole set at once",
             )
-        joined[name] = np.concatenate(arrays)
+        joined[name] = np.concatenate(arrays, axis=axis)
     return joined
 
 

@@ -4,12 +4,14 @@ import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from tasks.core.config import RuntimeName
 from tasks.core.errors import CannotRun, StepError
+from tasks.core.signature import Signature
 from tasks.runtimes.base import ENGINE, BuildRequest, OpenOptions, read_card
 from tasks.runtimes.load import load_runtime
 from tasks.runtimes.tensorrt_dialects import dialect_named
@@ -95,6 +97,41 @@ def test_a_card_states_the_dtypes_of_model_and_engine(tmp_path: Path) -> None:
         del spec["engine_dtype"]
     (wanted.folder / "card.json").write_text(json.dumps(older))
     assert {spec.engine_dtype for spec in read_card(wanted.folder / "card.json").inputs} == {""}
+
+
+def _resizing(tmp_path: Path, bounds: tuple[float, float] | None) -> tuple[Path, Signature]:
+    """A net whose output has the size that an integer input says."""
+    nodes = [
+        helper.make_node("Concat", ["head", "size"], ["to"], axis=0),
+        helper.make_node("Resize", ["x", "", "", "to"], ["y"], mode="linear"),
+    ]
+    inputs = [value("x", [1, 3, "side", "side"]), value("size", [2], TensorProto.INT64)]
+    outputs = [value("y", [1, 3, "height", "width"])]
+    onnx.save(graph(nodes, inputs, outputs, head=np.array([1, 3])), tmp_path / "resize.onnx")
+    kinds: dict[str, tuple[str, tuple[int | str, ...]]] = {
+        "x": ("float32", (1, 3, "side", "side")),
+        "size": ("int64", (2,)),
+    }
+    signature = signature_of(kinds, {"side": (8, 16, 32)})
+    size = signature.inputs["size"].model_copy(update={"range": bounds})
+    return tmp_path / "resize.onnx", signature.model_copy(update={"inputs": {**signature.inputs, "size": size}})
+
+
+def test_values_that_decide_a_shape_are_those_of_the_range(tmp_path: Path) -> None:
+    path, signature = _resizing(tmp_path, (8, 24))
+    wanted = asked(convolution(tmp_path), tmp_path / "engine", model=path, signature=signature)
+    runtime = load_runtime(NAME)
+    if not runtime.probe().not_run:
+        pytest.skip("there is a GPU here, and golden inputs are of another model")
+    assert runtime.build(wanted, wanted.folder).size_bytes
+
+
+def test_values_that_decide_a_shape_need_a_range(tmp_path: Path) -> None:
+    path, signature = _resizing(tmp_path, None)
+    wanted = asked(convolution(tmp_path), tmp_path / "engine", model=path, signature=signature)
+    with pytest.raises(StepError, match="depend on the values of input 'size'") as caught:
+        load_runtime(NAME).build(wanted, wanted.folder)
+    assert "give inputs.size its `range: [lowest, highest]`" in caught.value.cure
 
 
 def test_a_graph_that_was_not_lowered_is_not_built_from(tmp_path: Path) -> None:
