@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from tasks.core.errors import CannotRun, StepError
 
+_BOUND = "Error in execution: "
+
 
 @contextlib.contextmanager
 def plain_errors(doing: str) -> Iterator[None]:
@@ -27,6 +29,10 @@ def plain_errors(doing: str) -> Iterator[None]:
         state.RuntimeException,
     ) as error:
         raise _plain(str(error), doing) from error
+    except RuntimeError as error:  # a run with bound inputs fails so
+        if not str(error).startswith(_BOUND):
+            raise
+        raise _plain(str(error).removeprefix(_BOUND), doing) from error
 
 
 def _plain(text: str, doing: str) -> StepError:
