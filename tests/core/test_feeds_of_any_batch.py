@@ -13,7 +13,8 @@ from tasks.core.signature import DimRange, InputSpec, Signature
 from tasks.core.tensors import Tensors
 
 BATCH = DimRange(min=1, opt=4, max=12)
-RANKS = st.lists(st.sampled_from(["batch", "length", 1, 2, 3]), max_size=4)
+_SIZES: list[int | str] = ["batch", "length", 1, 2, 3]
+RANKS: st.SearchStrategy[list[int | str]] = st.lists(st.sampled_from(_SIZES), max_size=4)
 
 
 def _single(shape: list[int | str]) -> bool:
