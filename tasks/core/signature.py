@@ -82,8 +82,8 @@ def batch_dim(shapes: Shapes) -> str | None:
     """
     named = {dim for shape in shapes.values() for dim in shape if isinstance(dim, str)}
     firsts = {shape[0] for shape in shapes.values() if shape}
-    found = [name for name in _BATCH_NAMES if name in named] or [dim for dim in firsts if len(firsts) == 1]
-    dim = found[0] if found else None
+    common = firsts.pop() if len(firsts) == 1 else None
+    dim = next((name for name in _BATCH_NAMES if name in named), common)
     if not isinstance(dim, str) or any(shape.count(dim) > 1 for shape in shapes.values()):
         return None
     return dim
