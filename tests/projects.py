@@ -159,7 +159,7 @@ def _as_if_started(temporary: Path) -> Iterator[None]:
         yield
 
 
-def value(name: str, shape: Sequence[int | str], dtype: int = FLOAT) -> onnx.ValueInfoProto:
+def value(name: str, shape: Sequence[int | str | None], dtype: int = FLOAT) -> onnx.ValueInfoProto:
     """Describe an input or output."""
     return helper.make_tensor_value_info(name, dtype, list(shape))
 

@@ -83,9 +83,9 @@ CALIBRATION = {
     "out_of_memory": ("zoo:out_of_memory ran out of memory", "a machine with more memory"),
     "killed": ("killed by SIGKILL: most likely the system ran out of memory", "a machine with more memory"),
     "ends": ("exited with code 0 without an answer", "ended the process"),
-    "raises": ("zoo:raises failed: there is no key 'label 17'", f"zoo.py:{LINES['raises'] + 2}"),
+    "raises": ("zoo:raises failed: there is no such key: 'label 17'", f"zoo.py:{LINES['raises'] + 2}"),
     "few": ("zoo:good yielded 4 samples, 100 were asked for", "set `data.calibration.samples: 4`"),
-    "import": ("importing 'broken' raised ModuleNotFoundError", "broken.py:1"),
+    "import": ("importing 'broken' needs the module 'a_module_that_nobody_has'", "broken.py:1"),
     "cut": ("cut.npz cannot be read: File is not a zip file", "numpy.savez"),
     "pickled": ("pickled.npz holds Python objects in 'x'", "booleans, integers or floats"),
 }

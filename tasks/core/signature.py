@@ -82,8 +82,9 @@ def batch_dim(shapes: Shapes) -> str | None:
     """
     named = {dim for shape in shapes.values() for dim in shape if isinstance(dim, str)}
     firsts = {shape[0] for shape in shapes.values() if shape}
-    common = firsts.pop() if len(firsts) == 1 else None
-    dim = next((name for name in _BATCH_NAMES if name in named), common)
+    called = [name for name in _BATCH_NAMES if name in named]
+    first = firsts.pop() if len(firsts) == 1 else None
+    dim = called[0] if called else first
     if not isinstance(dim, str) or any(shape.count(dim) > 1 for shape in shapes.values()):
         return None
     return dim

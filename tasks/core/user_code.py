@@ -1,6 +1,7 @@
 """Load what the user's YAML names as `module:function` (runs in a worker)."""
 
 import importlib
+import importlib.util
 import inspect
 import sys
 import sysconfig
@@ -11,14 +12,26 @@ from typing import cast
 from tasks.core.errors import UserCodeError
 
 _LIBRARIES = ("site-packages", "dist-packages")
-# What Python's own errors mean.
-_IN_WORDS = {
+# Packages that are not called as what they are installed by.
+_DISTRIBUTIONS = {
+    "cv2": "opencv-python",
+    "fitz": "pymupdf",
+    "google": "protobuf",
+    "pytorch_lightning": "pytorch-lightning",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+}
+# Names of classes tell a user little: what is said beside them, where it needs more words than its own.
+_IN_WORDS: dict[type[BaseException], str] = {
+    KeyError: "there is no such key",
     AssertionError: "an assertion does not hold",
-    AttributeError: "an attribute is missing",
-    IndexError: "an index lies outside",
-    NameError: "a name is not defined",
-    TypeError: "a value is of the wrong type",
-    UnboundLocalError: "a variable has no value yet",
+    AttributeError: "",
+    IndexError: "",
+    NameError: "",
+    RecursionError: "",
+    TypeError: "",
 }
 
 
@@ -68,17 +81,25 @@ def _blame(what: str, error: BaseException, otherwise: str) -> tuple[str, str]:
     if isinstance(error, SystemExit):
         return f"{what} called sys.exit({error.code!r})", "raise an error that says what is wrong, or return"
     places = [f"{frame.filename}:{frame.lineno}" for frame in inspect.trace() if _is_theirs(frame.filename)]
-    return f"{what} {_told(error)}", f"see {places[-1] if places else otherwise}"
+    place = places[-1] if places else otherwise
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return _missing(what, error.name, place)
+    return f"{what} {_raised(error)}", f"see {place}"
 
 
-def _told(error: BaseException) -> str:
-    """What was raised: in words where the class is one of Python's own, which says little to who did not write it."""
-    said = "".join(str(error).strip().splitlines()[:1])
-    kind = type(error)
-    if kind is KeyError:
-        return f"failed: there is no key {said}"
-    if kind is RecursionError:
-        return "failed: it calls itself without end"
-    if kind in _IN_WORDS:
-        return f"failed: {_IN_WORDS[kind]}" + (f": {said}" if said else "")
-    return f"raised {': '.join(part for part in (kind.__name__, said) if part)}"
+def _missing(what: str, name: str, place: str) -> tuple[str, str]:
+    """Say which module is not there: one of the user's own, of a package that is here, or a package."""
+    package = name.partition(".")[0]
+    if repr(name) in what or package in sys.modules or importlib.util.find_spec(package) is not None:
+        return f"{what} failed: there is no module {name!r}", f"see {place}"
+    told = f"{what} needs the module {name!r}, which is not installed in {sys.prefix}"
+    return told, f"install it there (pip install {_DISTRIBUTIONS.get(package, package)}); it is imported at {place}"
+
+
+def _raised(error: BaseException) -> str:
+    """What was raised: the kinds that Python itself raises are told by what they say, or in words."""
+    lines = str(error).strip().splitlines()[:1]
+    words = next((words for kind, words in _IN_WORDS.items() if isinstance(error, kind)), None)
+    if words is None:
+        return f"raised {': '.join([type(error).__name__, *lines])}"
+    return "failed: " + (": ".join(filter(None, (words, *lines))) or "no reason given")

@@ -81,10 +81,10 @@ def _sorted_out(named: Tensors, signature: Signature, what: str) -> tuple[Tensor
     missing = sorted(inputs - named.keys())
     neither = sorted(name for name in named.keys() - inputs if not name.startswith(_TARGET))
     if missing or neither:
-        rule = f"; a target is called `{_TARGET}` and its name: {neither} is neither" if neither else ""
+        called = f"; a target is called `{_TARGET}` and its name: {neither} is neither" if neither else ""
         raise UserCodeError(
             f"{what} has the arrays {sorted(named)}; the model's inputs are {sorted(inputs)}",
-            f"missing: {missing or 'none'}{rule}",
+            f"missing: {missing or 'none'}{called}",
         )
     targets = {name.removeprefix(_TARGET): array for name, array in named.items() if name not in inputs}
     return {name: named[name] for name in signature.inputs}, targets

@@ -138,4 +138,4 @@ def check_numbers(outputs: Sequence[Tensors], subject: str) -> None:
 def _cause(error: StepError) -> str:
     """What went wrong, without what Python calls that kind of error."""
     first = error.message.strip().splitlines()[0]
-    return re.sub(r"^.*? raised (?:\w+\.)*\w+: ", "", first).rstrip(".")
+    return re.sub(r"^.*? (?:raised (?:\w+\.)*\w+|failed): ", "", first).rstrip(".")

@@ -1,7 +1,9 @@
 """Export by one exporter after the other, and take the first graph that computes what the module does (in a worker)."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -11,36 +13,37 @@ from tasks.core.metrics import compare, worst
 from tasks.core.signature import DimRange, Signature
 from tasks.core.tensors import Tensors
 from tasks.core.tolerances import PARITY, excess
+from tasks.core.user_code import call_user
 from tasks.runtimes.onnxruntime_session import open_unoptimised, run_batches, run_unoptimised
 from tasks.sources.graph_range import described, deviations
 from tasks.sources.onnx_graph import GraphFacts, read_facts
 from tasks.sources.onnx_outputs import name_outputs
+from tasks.sources.other_values import other_values
 from tasks.sources.source_range import RangeRun
 from tasks.sources.torch_assumptions import check_assumptions
-from tasks.sources.torch_exporters import ExportAsked, Exporter, ExportFailedError, run_exporter
-from tasks.sources.torch_module import TorchSource
+from tasks.sources.torch_branches import asks_values
+from tasks.sources.torch_exporters import NO_OPERATOR, ExportAsked, Exporter, ExportFailedError, run_exporter
+from tasks.sources.torch_module import TorchSource, takes_names
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
+    import onnxruntime
     import torch
-    from numpy.typing import NDArray
     from torch.export import ExportedProgram
 
 Infer: TypeAlias = Callable[[Tensors], Tensors]
 _TRACE = "pkg.torch.onnx.stack_trace"  # names folders of this machine: the same model would differ from host to host
 _MEND = "mend the module, or narrow `dims` to sizes that are right"
-# A trace follows one way through the code. Other values than those traced show where there is another.
-_OTHER_VALUES = (-1.0, 0.0, 10.0)
 _NEAR = 4
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What the module is, computed: the names of its outputs, golden inputs, and its outputs over the range."""
+    """What the module is, computed: the names of its outputs, its outputs on golden inputs, and over the range."""
 
     outputs: tuple[str, ...]
     golden: list[Tensors]
+    golden_outputs: list[Tensors]
     over_range: RangeRun
     infer: Infer
 
@@ -80,9 +83,9 @@ class Attempts:
             try:
                 facts = self._attempt(module, example, exporter, programs)
             except ExportFailedError as error:
+                if error.on_values and (line := self._asks_values(module, example)):
+                    raise _branches(self.source.factory, line, error) from error
                 failures.append(error)
-                if error.on_values:  # a trace would follow one of the ways, and be right on what it was traced with
-                    break
             except StepError as error:
                 failures.append(error)
             else:
@@ -111,6 +114,15 @@ class Attempts:
             check_assumptions(noted, self.source.inputs, self.signature, self._agrees)
         return facts
 
+    def _asks_values(self, module: "torch.nn.Module", example: "dict[str, torch.Tensor]") -> str | None:
+        import torch
+
+        by_name = takes_names(module, self.source.inputs)
+        positional = () if by_name else tuple(example.values())
+        run = partial(module, *positional, **(example if by_name else {}))
+        with torch.inference_mode():
+            return asks_values(partial(call_user, self.source.factory, run), example, self.source.project)
+
     def _check_trace(self, *, noted: bool) -> None:
         """Hold a trace, which says nothing of the ways that it did not follow, against other values and sizes."""
         self._check_other_values()
@@ -128,6 +140,7 @@ class Attempts:
             kept = [prop for prop in node.metadata_props if prop.key != _TRACE]
             del node.metadata_props[:]
             node.metadata_props.extend(kept)
+        _order_inputs(model, self.source.inputs)
         name_outputs(model, self.reference.outputs)
         _name_dims(model, self.signature)
         self.path.write_bytes(model.SerializeToString(deterministic=True))
@@ -155,28 +168,23 @@ class Attempts:
                 )
 
     def _check_golden(self) -> None:
-        golden = self.reference.golden
-        outputs = run_unoptimised(self.path, golden)
-        for feeds, actual in zip(golden, outputs, strict=True):
-            wrong = excess(worst(compare(actual, self.reference.infer(feeds)).values()), PARITY["fp32"])
+        outputs = run_unoptimised(self.path, self.reference.golden)
+        for actual, expected in zip(outputs, self.reference.golden_outputs, strict=True):
+            wrong = excess(worst(compare(actual, expected).values()), PARITY["fp32"])
             if wrong:
                 told = f"the exported graph computes something else than the module: {'; '.join(wrong)}"
                 raise UserCodeError(told, "mend the module, or look at the operators that it is made of")
 
     def _check_other_values(self) -> None:
-        """Run graph and module on golden inputs whose floats are scaled: what depends on values shows there."""
+        """Run graph and module on other values of the same sizes: what depends on values shows there."""
         session = open_unoptimised(self.path)
-        for factor in _OTHER_VALUES:
-            feeds = {name: _scaled(array, factor) for name, array in self.reference.golden[0].items()}
+        for feeds in other_values(self.reference.golden[0], self.signature):
             try:
                 expected = self.reference.infer(feeds)
             except StepError:  # such values are none that the module takes
                 continue
-            error = worst(compare(run_batches(session, [feeds])[0], expected).values())
-            if error.finite and excess(error, PARITY["fp32"]):
-                told = (
-                    "the exported graph computes something else than the module on other values than it was traced with"
-                )
+            if wrong := _differs(session, feeds, expected):
+                told = f"the exported graph computes something else than the module on other values: {wrong}"
                 raise UserCodeError(told, "the module's code asks for values (a Python `if` on a tensor does): mend it")
 
     def _check_range(self) -> None:
@@ -203,10 +211,19 @@ def _spread(dim: DimRange) -> list[int]:
     return sorted({*sizes[:_NEAR], *sizes[:: -(-len(sizes) // _NEAR)], *(size for size in near if size in sizes)})
 
 
-def _scaled(array: "NDArray[np.generic]", factor: float) -> "NDArray[np.generic]":
-    import numpy as np
+def _differs(session: "onnxruntime.InferenceSession", feeds: Tensors, expected: Tensors) -> str:
+    """How a graph differs from what is expected; nothing where it does not, or where NaN allows no comparison."""
+    error = worst(compare(run_batches(session, [feeds])[0], expected).values())
+    return "; ".join(excess(error, PARITY["fp32"])) if error.finite else ""
 
-    return np.asarray(array * np.asarray(factor, array.dtype)) if array.dtype.kind == "f" else array
+
+def _branches(factory: str, line: str, error: ExportFailedError) -> UserCodeError:
+    return UserCodeError(
+        f"{factory}: the way through the module's code depends on values of its inputs (at {line}): "
+        "no ONNX graph of one way is right for all",
+        "replace the Python `if`, `bool()` or `.item()` there: by torch.where, or by torch.cond",
+        error.detail,
+    )
 
 
 def _taken(exporter: Exporter, failures: Sequence[StepError]) -> Iterator[str]:
@@ -217,9 +234,28 @@ def _taken(exporter: Exporter, failures: Sequence[StepError]) -> Iterator[str]:
 
 def _joined(failures: Sequence[StepError]) -> StepError:
     first, *others = failures
-    more = [other.message for other in others if other.message != first.message]
+    more = [_said(other) for other in others if _kind(other) != _kind(first)]
     told = f"{first.message}; the TorchScript exporter: {more[0]}" if more else first.message
     return UserCodeError(told, first.cure, "\n".join(failure.detail for failure in failures))
+
+
+def _said(failure: StepError) -> str:
+    return failure.cause if isinstance(failure, ExportFailedError) else failure.message
+
+
+def _kind(failure: StepError) -> str:
+    """What went wrong, without what differs by exporter: the line, or the inner name of an operator."""
+    said = _said(failure).partition(" (at ")[0]
+    return NO_OPERATOR if said.startswith(NO_OPERATOR) else said
+
+
+def _order_inputs(model: "onnx.ModelProto", names: Sequence[str]) -> None:
+    """Put the inputs into the order of the YAML, if they are those."""
+    found = {value.name: value for value in model.graph.input}
+    if found.keys() == set(names):
+        ordered = [copy.deepcopy(found[name]) for name in names]
+        del model.graph.input[:]
+        model.graph.input.extend(ordered)
 
 
 def _name_dims(model: "onnx.ModelProto", signature: Signature) -> None:

@@ -18,7 +18,8 @@ from tasks.sources.onnx_graph import ExportReply
 from tasks.sources.source_range import RangeRun, Source, check_numbers
 from tasks.sources.torch_attempts import Attempts, Reference
 from tasks.sources.torch_module import TorchSource, load_module, output_names, takes_names
-from tasks.sources.torch_repeatable import check_factory, check_repeatable
+from tasks.sources.torch_repeatable import Repeatable, check_factory
+from tasks.sources.torch_state import ModuleState
 
 if TYPE_CHECKING:
     import torch
@@ -49,10 +50,12 @@ def export_torch(request: TorchExportRequest) -> ExportReply:
     given = [path for path in (request.golden, request.evaluation) if path is not None]
     torch.backends.mha.set_fastpath_enabled(False)  # this process is the export's own
     with observing(request.source.project, request.folder, *given) as observations:
-        module = _loaded(request.source)
+        module, fresh = _loaded(request.source)
+        state = ModuleState(module)
         example = _example(request)
         running = _Running(request, module, output_names(module, example, request.source))
-        check_repeatable(module, running.infer, load_batches(request.golden), request.source.factory)
+        running.check(state, fresh)
+        del fresh
         running.keep_outputs()
         over_range = running.over_range()
         exported = Attempts(
@@ -60,7 +63,7 @@ def export_torch(request: TorchExportRequest) -> ExportReply:
             signature=request.signature,
             opset=request.opset,
             path=request.folder / MODEL,
-            reference=Reference(running.names, load_batches(request.golden), over_range, running.infer),
+            reference=Reference(running.names, running.golden, running.golden_outputs, over_range, running.infer),
         ).first_right(module, example, request.exporter)
     notes = (*((_FAST_PATH,) if _has_fast_path(module) else ()), *exported.notes)
     saved = over_range.save(request.folder)
@@ -69,19 +72,24 @@ def export_torch(request: TorchExportRequest) -> ExportReply:
     )
 
 
-def _loaded(source: TorchSource) -> "torch.nn.Module":
-    """Load the module; one without a checkpoint must be the same each time that its factory is called."""
+def _loaded(source: TorchSource) -> "tuple[torch.nn.Module, torch.nn.Module | None]":
+    """Load the module; one without a checkpoint twice: it must be the same each time that its factory is called."""
     import torch
 
     before = torch.get_rng_state()
     module = load_module(source)
-    size = sum(tensor.numel() * tensor.element_size() for tensor in module.parameters())
-    if source.checkpoint is None and 2 * size < available_bytes():
-        after = torch.get_rng_state()
-        torch.set_rng_state(before)
-        check_factory(module, load_module(source), source.factory)
-        torch.set_rng_state(after)
-    return module
+    if source.checkpoint is not None or not _fits_twice(module):
+        return module, None
+    after = torch.get_rng_state()
+    torch.set_rng_state(before)
+    fresh = load_module(source)
+    check_factory(module, fresh, source.factory)
+    torch.set_rng_state(after)
+    return module, fresh
+
+
+def _fits_twice(module: "torch.nn.Module") -> bool:
+    return 2 * sum(tensor.numel() * tensor.element_size() for tensor in module.parameters()) < available_bytes()
 
 
 def _has_fast_path(module: "torch.nn.Module") -> bool:
@@ -95,28 +103,42 @@ class _Running:
     """The module, run by name or by position as it takes its inputs."""
 
     def __init__(self, request: TorchExportRequest, module: "torch.nn.Module", names: Sequence[str]) -> None:
-        inputs = request.source.inputs
         self.names = tuple(names)
+        self.golden = load_batches(request.golden)
+        self.golden_outputs: list[Tensors] = []
         self._request = request
-        self._session = TorchEagerSession(module, inputs, names, by_name=takes_names(module, inputs))
+        self._module = module
+        self._session = self._open(module)
+
+    def _open(self, module: "torch.nn.Module") -> TorchEagerSession:
+        inputs = self._request.source.inputs
+        return TorchEagerSession(module, inputs, self.names, by_name=takes_names(module, inputs))
 
     def infer(self, feeds: Tensors) -> Tensors:
         """Run once; what the module raises is the user's."""
         return cast("Tensors", call_user(self._request.source.factory, partial(self._session.infer, feeds)))
 
+    def check(self, state: ModuleState, fresh: "torch.nn.Module | None") -> None:
+        """Raise UserCodeError unless the module is a function of its inputs; `fresh` is another, just made."""
+        repeatable = Repeatable(self._module, state, self.infer, self._request.source.factory)
+        self.golden_outputs = repeatable.check(self.golden)
+        if fresh is None and state.changed() and _fits_twice(self._module):
+            fresh = load_module(self._request.source)
+        if fresh is not None:
+            repeatable.check_fresh(self._open(fresh).infer, self.golden, self.golden_outputs)
+
     def keep_outputs(self) -> None:
         """Keep what the module itself computes: every later hop is measured against it."""
-        sets = {GOLDEN_OUTPUTS: self._request.golden, EVALUATION_OUTPUTS: self._request.evaluation}
-        for name, feeds in sets.items():
-            if feeds is not None:
-                outputs = [self.infer(batch) for batch in load_batches(feeds)]
-                check_numbers(outputs, "the module")
-                save_batches(self._request.folder / name, outputs)
+        check_numbers(self.golden_outputs, "the module")
+        save_batches(self._request.folder / GOLDEN_OUTPUTS, self.golden_outputs)
+        if (evaluation := self._request.evaluation) is not None:
+            outputs = [self.infer(batch) for batch in load_batches(evaluation)]
+            check_numbers(outputs, "the module")
+            save_batches(self._request.folder / EVALUATION_OUTPUTS, outputs)
 
     def over_range(self) -> RangeRun:
         """Run the module at every point of the declared range."""
-        golden = load_batches(self._request.golden)[0]
-        return Source(self.infer, golden, self._request.signature, "the module").run_range()
+        return Source(self.infer, self.golden[0], self._request.signature, "the module").run_range()
 
 
 def _example(request: TorchExportRequest) -> "dict[str, torch.Tensor]":

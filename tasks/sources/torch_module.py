@@ -7,7 +7,7 @@ import struct
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tasks.core.errors import UserCodeError
 from tasks.core.frozen import Frozen
@@ -48,7 +48,13 @@ def load_module(source: TorchSource) -> "torch.nn.Module":
     """Build the module; raise UserCodeError when the factory or the checkpoint breaks its contract."""
     import torch
 
-    module = call_user(source.factory, load_function(source.factory, source.project))
+    factory = load_function(source.factory, source.project)
+    if isinstance(factory, torch.nn.Module):
+        raise UserCodeError(
+            f"{source.factory} is a {type(factory).__name__}, expected a function that returns one",
+            f"write `def build(): return {source.factory.partition(':')[2]}` beside it, and name that",
+        )
+    module = call_user(source.factory, factory)
     if not isinstance(module, torch.nn.Module):
         raise UserCodeError(
             f"{source.factory} returned a {type(module).__name__}, expected a torch.nn.Module",
@@ -56,13 +62,30 @@ def load_module(source: TorchSource) -> "torch.nn.Module":
         )
     if source.checkpoint is not None:
         _load_checkpoint(module, source.checkpoint)
+    _check_device(module, source.factory)
     return module.eval()
+
+
+def _check_device(module: "torch.nn.Module", factory: str) -> None:
+    """Raise UserCodeError for weights without values, or on another device than the inputs."""
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_meta:
+            raise UserCodeError(
+                f"{factory}: {name!r} is on the device `meta`: it has a shape and no values",
+                "make the module on the CPU, or give a `checkpoint` that holds it",
+            )
+        if tensor.device.type != "cpu":
+            raise UserCodeError(
+                f"{factory}: {name!r} is on the device {str(tensor.device)!r}, expected the CPU",
+                "return the module on the CPU: `.cpu()`",
+            )
 
 
 def _load_checkpoint(module: "torch.nn.Module", path: Path) -> None:
     state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     try:
-        module.load_state_dict(dict(state), strict=True)
+        # Into weights without values nothing can be copied: they are replaced.
+        module.load_state_dict(dict(state), strict=True, assign=any(weight.is_meta for weight in module.parameters()))
     except (RuntimeError, TypeError) as error:
         lines = [line.strip() for line in str(error).splitlines()[1:4]] or [str(error)]
         raise UserCodeError(
@@ -123,8 +146,11 @@ def output_names(
 
     by_name = takes_names(module, source.inputs)
     positional = [] if by_name else [example[name] for name in source.inputs]
-    with torch.inference_mode():
-        result = call_user(source.factory, partial(module, *positional, **(example if by_name else {})))
+    try:
+        with torch.inference_mode():
+            result = call_user(source.factory, partial(module, *positional, **(example if by_name else {})))
+    except UserCodeError as error:
+        raise _other_dtype(module, example, error) from error
     found = _flatten(result, "")
     bad = [name or "output" for name, value in found if not isinstance(value, torch.Tensor)]
     if bad or not found:
@@ -132,6 +158,8 @@ def output_names(
             f"{source.factory}: forward returned something else than tensors ({', '.join(bad) or 'nothing'})",
             "return a tensor, or a tuple, list or dict of tensors",
         )
+    for name, value in found:
+        _check_output(name or "output", cast("torch.Tensor", value), source.factory)
     names = tuple(name or "output" for name, _ in found)
     if source.outputs and len(source.outputs) != len(names):
         raise UserCodeError(
@@ -144,6 +172,40 @@ def output_names(
             "use its keys, or leave `outputs` out",
         )
     return names if isinstance(result, Mapping) else source.outputs or names
+
+
+def _other_dtype(
+    module: "torch.nn.Module", example: "Mapping[str, torch.Tensor]", error: UserCodeError
+) -> UserCodeError:
+    """Where weights have a dtype that no input has, that is the most likely cause of a run that fails."""
+    weights, inputs = (
+        {str(each.dtype).removeprefix("torch.") for each in tensors if each.is_floating_point()}
+        for tensors in (module.parameters(), example.values())
+    )
+    if not weights or not inputs or weights & inputs:
+        return error
+    dtypes = f"the weights are {' and '.join(sorted(weights))}, the inputs {' and '.join(sorted(inputs))}"
+    told = f"{error.message} ({dtypes})"
+    return UserCodeError(told, "return the module in the inputs' dtype, as by `.float()`", error.detail)
+
+
+def _check_output(name: str, value: "torch.Tensor", factory: str) -> None:
+    """Raise UserCodeError for what neither numpy nor an engine's bindings hold."""
+    import torch
+
+    kind = str(value.dtype).removeprefix("torch.")
+    if value.is_complex():
+        raise UserCodeError(
+            f"{factory}: output {name!r} is {kind}, and ONNX models give no complex numbers",
+            "return `torch.view_as_real(...)` of it, or its real and imaginary parts",
+        )
+    if value.layout is not torch.strided or value.is_quantized:
+        raise UserCodeError(f"{factory}: output {name!r} is no dense tensor", "return `.to_dense()` of it")
+    if value.is_floating_point() and value.dtype not in (torch.float16, torch.float32, torch.float64):
+        raise UserCodeError(
+            f"{factory}: output {name!r} is {kind}, which numpy does not hold",
+            "return `.float()` of it; `precisions` says what engines compute in",
+        )
 
 
 def _flatten(value: object, name: str) -> list[tuple[str, object]]:

@@ -1,11 +1,12 @@
 """Whether a torch module is a function of its inputs: equal inputs give equal outputs, in fresh state (in a worker)."""
 
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from tasks.core.errors import UserCodeError
+from tasks.core.errors import StepError, UserCodeError
 from tasks.core.tensors import Tensors
+from tasks.sources.torch_state import ModuleState, digest
 
 if TYPE_CHECKING:
     import torch
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 Infer: TypeAlias = Callable[[Tensors], Tensors]
 # Threads may add in another order each time: float32 rounds at 6e-8.
 _ROUNDING = 1e-5
+_SHOWN = 3
 _CURE = "what is served must be a function of its inputs: leave that out of the module that the factory returns"
 
 
@@ -36,6 +38,79 @@ def check_factory(first: "torch.nn.Module", again: "torch.nn.Module", factory: s
             )
 
 
+@dataclass(frozen=True)
+class Repeatable:
+    """A module that is checked: `state` is what it held before its first run, `infer` runs it."""
+
+    module: "torch.nn.Module"
+    state: ModuleState
+    infer: Infer
+    factory: str
+
+    def check(self, batches: Sequence[Tensors]) -> list[Tensors]:
+        """Raise UserCodeError, with what is at fault, unless the module gives the same again for the same inputs.
+
+        Returns its outputs.
+        """
+        try:
+            outputs = [self.infer(batch) for batch in batches]
+            again = self.infer(batches[0])  # what is kept between calls is that of another batch now
+        except StepError as error:
+            raise self._not_again(error) from error
+        if not _alike(outputs[0], again):
+            raise UserCodeError(self._difference(batches[0]), _CURE)
+        for name, part in self.module.named_modules():
+            if part.training and _trains(part):
+                raise UserCodeError(
+                    f"{self.factory}: {self._called(name)} is in training mode while the module runs",
+                    "the module's code calls `.train()`, or sets `training`: leave that out of `forward`",
+                )
+        return outputs
+
+    def check_fresh(self, fresh: Infer, batches: Sequence[Tensors], outputs: Sequence[Tensors]) -> None:
+        """Raise UserCodeError where a module made anew and run in another order gives something else.
+
+        A module that keeps what it saw first gives the same from then on: only a fresh one tells. Where nothing
+        was kept, one batch is enough.
+        """
+        changed = self.state.changed()
+        pairs = list(zip(batches, outputs, strict=True))[::-1]
+        if all(_alike(known, fresh(batch)) for batch, known in (pairs if changed else pairs[:1])):
+            return
+        if changed:
+            told = f"the outputs depend on what the module was run on first: {_listed(changed)} then"
+            raise UserCodeError(f"{self.factory}: {told}", _CURE)
+        raise UserCodeError(
+            f"{self.factory} makes another module each time it is called: it gives other outputs on the same inputs",
+            "seed the generators that the factory draws from",
+        )
+
+    def _not_again(self, error: StepError) -> StepError:
+        """A run that fails because an earlier one left something behind says so."""
+        changed = self.state.changed()
+        if not changed:
+            return error
+        told = f"{self.factory}: the module may run only once: {_listed(changed)} in a run. Then {error.message}"
+        return UserCodeError(told, _CURE, error.detail)
+
+    def _difference(self, batch: Tensors) -> str:
+        """Say what differs between two runs on the same inputs, and which submodule begins it."""
+        changed = self.state.changed()
+        if _draws(self.infer, batch):
+            what = "draws random numbers"
+        elif changed:
+            what = f"depends on what it was run on before: {_listed(changed)}"
+        else:
+            what = "draws random numbers, or reads what changes by itself (a clock, a global)"
+        at_fault = _first_different(self.module, self.infer, batch)
+        where = "forward of the module itself" if at_fault is None else self._called(at_fault)
+        return f"{self.factory}: two runs on the same inputs give other outputs: {where} {what}"
+
+    def _called(self, name: str) -> str:
+        kind = type(self.module.get_submodule(name)).__name__
+        return f"{name!r} ({kind})" if name else f"the module itself ({kind})"
+
+
 def _is_same(one: "torch.Tensor", other: "torch.Tensor") -> bool:
     import torch
 
@@ -46,19 +121,10 @@ def _is_same(one: "torch.Tensor", other: "torch.Tensor") -> bool:
     return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
-def check_repeatable(module: "torch.nn.Module", infer: Infer, batches: Sequence[Tensors], factory: str) -> None:
-    """Raise UserCodeError, with the submodule at fault, unless the module gives the same again for the same inputs."""
-    first = infer(batches[0])
-    for batch in batches[1:]:
-        infer(batch)  # what is kept between calls is another now
-    if not _alike(first, infer(batches[0])):
-        raise UserCodeError(_difference(module, infer, batches, factory), _CURE)
-    for name, part in module.named_modules():
-        if part.training and _trains(part):
-            raise UserCodeError(
-                f"{factory}: {_called(name, part)} is in training mode while the module runs",
-                "the module's code calls `.train()`, or sets `training`: leave that out of `forward`",
-            )
+def _listed(changed: Sequence[str]) -> str:
+    named = ", ".join(map(repr, changed[:_SHOWN]))
+    more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+    return f"{named}{more} {'changes' if len(changed) == 1 else 'change'}"
 
 
 def _trains(part: "torch.nn.Module") -> bool:
@@ -84,32 +150,45 @@ def _alike(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
     return True
 
 
-def _difference(module: "torch.nn.Module", infer: Infer, batches: Sequence[Tensors], factory: str) -> str:
-    """Say what differs between two runs on the same inputs, and which submodule begins it."""
-    drawn = _draws(infer, batches[0])
-    what = "draws random numbers" if drawn else "depends on what it was run on before (a buffer or attribute changes)"
-    at_fault = _first_different(module, infer, batches[0])
-    where = "forward of the module itself" if at_fault is None else _called(at_fault, module.get_submodule(at_fault))
-    return f"{factory}: two runs on the same inputs give other outputs: {where} {what}"
-
-
 def _draws(infer: Infer, batch: Tensors) -> bool:
-    """Whether the outputs follow torch's generator: with it put back, they are the same again."""
+    """Whether a run takes from a generator, and its outputs follow it: put back, they are the same again."""
+    import random
+
+    import numpy as np
     import torch
 
-    runs = []
-    for _ in range(2):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            runs.append(infer(batch))
-    return _alike(*runs)
+    kept = random.getstate(), np.random.get_state()
+    runs: list[Tensors] = []
+    try:
+        for _ in range(2):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                np.random.seed(0)
+                random.seed(0)
+                before = _generators()
+                runs.append(infer(batch))
+                moved = _generators() != before
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])
+    return moved and _alike(*runs)
+
+
+def _generators() -> tuple[object, ...]:
+    """The state of every generator that code draws from without naming one."""
+    import random
+
+    import numpy as np
+    import torch
+
+    return random.getstate(), repr(np.random.get_state(legacy=False)), torch.get_rng_state().numpy().tobytes()
 
 
 def _first_different(module: "torch.nn.Module", infer: Infer, batch: Tensors) -> str | None:
     """The innermost submodule that gives something else for the same; None where only the module itself does."""
     one, other = (_calls(module, infer, batch) for _ in range(2))
     for before, after in zip(one, other, strict=False):
-        if before.given == after.given and before.gave != after.gave:
+        if before.name == after.name and before.given == after.given and before.gave != after.gave:
             return before.name or None
     return None
 
@@ -127,17 +206,14 @@ def _calls(module: "torch.nn.Module", infer: Infer, batch: Tensors) -> list[Call
 
 
 def _hook(part: "torch.nn.Module", name: str, calls: list[Call]) -> "RemovableHandle":
-    def note(_: object, given: object, gave: object) -> None:
-        calls.append(Call(name, _digest(given), _digest(gave)))
+    def note(_: object, given: object, by_name: object, gave: object) -> None:
+        calls.append(Call(name, _digest((given, by_name)), _digest(gave)))
 
-    return part.register_forward_hook(note)
+    return part.register_forward_hook(note, with_kwargs=True)
 
 
 def _digest(value: object) -> int:
-    found = 0
-    for tensor in _leaves(value):
-        found = zlib.crc32(tensor.detach().cpu().contiguous().float().numpy().tobytes(), found)
-    return found
+    return hash(tuple(digest(tensor) for tensor in _leaves(value)))
 
 
 def _leaves(value: object) -> "Iterator[torch.Tensor]":
@@ -156,7 +232,3 @@ def _leaves(value: object) -> "Iterator[torch.Tensor]":
 def _tensors(module: "torch.nn.Module") -> "Iterator[tuple[str, torch.Tensor]]":
     yield from module.named_parameters()
     yield from module.named_buffers()
-
-
-def _called(name: str, part: "torch.nn.Module") -> str:
-    return f"{name!r} ({type(part).__name__})" if name else f"the module itself ({type(part).__name__})"

@@ -13,7 +13,12 @@ from tasks.core.signature import DimRange, InputSpec, Signature
 from tasks.core.tensors import Tensors
 
 BATCH = DimRange(min=1, opt=4, max=12)
-RANKS: "st.SearchStrategy[list[int | str]]" = st.lists(st.sampled_from(["batch", "length", 1, 2, 3]), max_size=4)
+_SIZES: list[int | str] = ["batch", "length", 1, 2, 3]
+RANKS: st.SearchStrategy[list[int | str]] = st.lists(st.sampled_from(_SIZES), max_size=4)
+
+
+def _single(shape: list[int | str]) -> bool:
+    return shape.count("batch") <= 1
 
 
 def _signature(shapes: Mapping[str, tuple[int | str, ...]], batch: DimRange = BATCH) -> Signature:
@@ -28,7 +33,7 @@ def _signature(shapes: Mapping[str, tuple[int | str, ...]], batch: DimRange = BA
 def signatures(draw: st.DrawFn) -> Signature:
     """At least one input has the batch, anywhere; the others need not."""
     first = draw(RANKS.filter(lambda shape: shape.count("batch") == 1))
-    others = draw(st.lists(RANKS.filter(lambda shape: shape.count("batch") <= 1), max_size=3))
+    others = draw(st.lists(RANKS.filter(_single), max_size=3))
     low, step = draw(st.integers(1, 4)), draw(st.integers(1, 3))
     batch = DimRange(min=low * step, opt=(low + 1) * step, max=(low + 6) * step, step=step)
     return _signature({f"x{index}": tuple(shape) for index, shape in enumerate([first, *others])}, batch)
