@@ -16,7 +16,9 @@ pytestmark = pytest.mark.slow
 # Of each bad file: the step that finds it, a part of the message and of the cure.
 BAD = {
     "truncated": ("inspect", "truncated.onnx is not a whole ONNX model", "export or copy it again"),
-    "text": ("inspect", "text.onnx is not a whole ONNX model", "export or copy it again"),
+    "text": ("inspect", "text.onnx is not a whole ONNX model: it is a text file", "export or copy it again"),
+    "pointer": ("inspect", "pointer.onnx is a pointer of Git LFS", "git lfs pull"),
+    "checkpoint": ("inspect", "checkpoint.onnx is a zip archive, as torch.save writes", "export the model as ONNX"),
     "empty": ("inspect", "empty.onnx holds no graph (0 bytes)", "export or copy it again"),
     "cycle": ("inspect", "a cycle, or unsorted nodes", "export it again"),
     "unknown": ("inspect", "unknown operator: No Op registered for Frobnicate", "export it again"),
@@ -27,8 +29,8 @@ BAD = {
     ),
     "outside": ("inspect", "'../outside.data' lies outside the model's folder", "keep it beside the model"),
     "absolute": ("inspect", "'/etc/passwd' lies outside the model's folder", "keep it beside the model"),
-    "bfloat": ("inspect", "input 'x' is of type bfloat16", "convert it inside the model"),
-    "strings": ("inspect", "input 'x' is of type string", "convert it inside the model"),
+    "bfloat": ("inspect", "input 'x' holds bfloat16", "convert it inside the model"),
+    "strings": ("inspect", "input 'x' holds text (string)", "convert it inside the model"),
     "sequence": ("inspect", "'x' is sequence_type, expected a tensor", "takes and gives tensors"),
     "constant": ("inspect", "takes no input", "export it with inputs"),
     "nothing": ("inspect", "it has no elements", "real sizes"),
@@ -74,6 +76,8 @@ def _write_files(folder: Path) -> None:
     (folder / "truncated.onnx").write_bytes(whole[: len(whole) // 2])
     (folder / "text.onnx").write_text("this is no model\n" * 20)
     (folder / "empty.onnx").write_bytes(b"")
+    (folder / "pointer.onnx").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    (folder / "checkpoint.onnx").write_bytes(b"PK\x03\x04 and weights")
     _with_data(folder, "missing")
     (folder / "missing.data").unlink()
     _with_data(folder, "short")

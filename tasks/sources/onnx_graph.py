@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     import onnx
 
 _MESSAGE_LENGTH = 300
+_AGAIN = "export or copy it again"
+_BEGINNING = 256
+_LFS_POINTER = b"version https://git-lfs"
+_ZIP = b"PK\x03\x04"
+# A model begins with the number of a field, which no text has.
+_TEXT = frozenset(range(0x20, 0x7F)) | frozenset(b"\t\r\n")
 _QUANTIZING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 # What runs faster on quantised inputs: Q/DQ pairs around anything else are on the way to one of these, or in vain.
 COMPUTING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN"})
@@ -172,15 +178,32 @@ def load_graph(path: Path) -> "onnx.ModelProto":
     import onnx
     from google.protobuf.message import DecodeError
 
+    _check_content(path)
     try:
         model = onnx.load(str(path), load_external_data=False)
     except DecodeError as error:
         raise UserCodeError(
-            f"{path.name} is not a whole ONNX model ({path.stat().st_size} bytes): {error}", "export or copy it again"
+            f"{path.name} is not a whole ONNX model ({path.stat().st_size} bytes): {error}", _AGAIN
         ) from error
     if not model.graph.output:
-        raise UserCodeError(f"{path.name} holds no graph ({path.stat().st_size} bytes)", "export or copy it again")
+        raise UserCodeError(f"{path.name} holds no graph ({path.stat().st_size} bytes)", _AGAIN)
     return model
+
+
+def _check_content(path: Path) -> None:
+    """Raise UserCodeError for a file that is something else than a model, by what it begins with."""
+    if path.is_dir():
+        raise UserCodeError(f"{path.name} is a folder", "name the ONNX file in it")
+    with path.open("rb") as stream:
+        begin = stream.read(_BEGINNING)
+    if not begin:
+        raise UserCodeError(f"{path.name} holds no graph (0 bytes)", _AGAIN)
+    if begin.startswith(_LFS_POINTER):
+        raise UserCodeError(f"{path.name} is a pointer of Git LFS, and not the model itself", "fetch it: git lfs pull")
+    if begin.startswith(_ZIP):
+        raise UserCodeError(f"{path.name} is a zip archive, as torch.save writes", "export the model as ONNX")
+    if all(byte in _TEXT for byte in begin):
+        raise UserCodeError(f"{path.name} is not a whole ONNX model: it is a text file", _AGAIN)
 
 
 def check_graph(model: "onnx.ModelProto", path: Path) -> None:

@@ -51,7 +51,7 @@ def test_smallest_pipeline_has_a_default_for_everything_else() -> None:
     assert (pipeline.inputs, pipeline.dims, pipeline.precisions, pipeline.engines) == (None, {}, None, None)
     assert (pipeline.benchmark.at, pipeline.benchmark.seconds, pipeline.benchmark.baselines) == (None, 2.0, True)
     assert (pipeline.promote.by, pipeline.promote.at) == ("latency_p50_ms", None)
-    assert (pipeline.export.opset, pipeline.export.exporter, pipeline.fold.tool) == (20, "dynamo", "graphsurgeon")
+    assert (pipeline.export.opset, pipeline.export.exporter, pipeline.fold.tool) == (20, "auto", "graphsurgeon")
     assert (pipeline.gates.metric_drop, pipeline.schedule, pipeline.on_retrain) == (None, None, False)
 
 

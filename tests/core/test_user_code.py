@@ -8,20 +8,21 @@ from tasks.core.errors import UserCodeError
 from tasks.core.user_code import call_user, load_function
 
 CASES = {
-    "{}['label 17']": "failed: there is no key 'label 17'",
-    "[][3]": "failed: an index lies outside: list index out of range",
-    "''.missing": "failed: an attribute is missing: 'str' object has no attribute 'missing'",
-    "nowhere": "failed: a name is not defined: name 'nowhere' is not defined",
-    "1 + 'a'": "failed: a value is of the wrong type: unsupported operand",
-    "recurse()": "failed: it calls itself without end",
+    "{}['label 17']": "failed: there is no such key: 'label 17'",
+    "[][3]": "failed: list index out of range",
+    "''.missing": "failed: 'str' object has no attribute 'missing'",
+    "nowhere": "failed: name 'nowhere' is not defined",
+    "1 + 'a'": "failed: unsupported operand",
+    "recurse()": "failed: maximum recursion depth exceeded",
     "fail(AssertionError())": "failed: an assertion does not hold",
     "fail(ValueError('bad metric'))": "raised ValueError: bad metric",
-    "fail(Mine('seen'))": "raised Mine: seen",
-    "fail(Mine())": "raised Mine",
+    "fail(Mine('seen'))": "failed: there is no such key: seen",
+    "fail(Other('seen'))": "raised Other: seen",
 }
 MODULE = """\
 class Mine(KeyError):
     def __str__(self): return "".join(self.args)
+class Other(Exception): ...
 def fail(error): raise error
 def recurse(): return recurse()
 def called(): return {}
