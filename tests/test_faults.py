@@ -206,7 +206,7 @@ def test_read_only_store_is_told(project: Project) -> None:
 
 def _wide(folder: Path) -> dict[str, Any]:
     """A pipeline with 1 MiB of weights, of which each of export, fold and build keeps a copy."""
-    weights = np.zeros((256, 1024), np.float32)
+    weights = np.full((256, 1024), 0.01, np.float32)
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
     model = graph([node], [value("x", [1, 256])], [value("y", [1, 1024])], w=weights)
     onnx.save(model, folder / "wide.onnx")

@@ -102,7 +102,7 @@ def test_failed_gate_fails_the_run_and_leaves_what_is_in_force(
 def test_outputs_that_are_not_finite_are_never_promoted(project: Project, tightened: Finished) -> None:
     engine = tightened.engine("nan")
     assert (tightened.runs["nan"].status, engine.status) == ("failed", "error")
-    assert "gives NaN or Inf on golden in ['y']" in engine.reason
+    assert "log.onnx itself gives NaN in output 'y'" in engine.reason
     assert not (project.store / "nan" / "promotions").exists()
 
 

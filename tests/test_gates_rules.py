@@ -151,7 +151,7 @@ def test_floor_and_ceiling_hold_however_the_source_does() -> None:
     )
     ceiling = MetricConfig(function="user:loss", higher_is_better=False, max=0.5)
     verdict = judge_metric(GatesConfig(metric_drop=1.0), ceiling, Score(engine=0.75, source=0.75))
-    assert (verdict.status, verdict.reason) == ("failed", "metric: 0.75 is above its maximum 0.5")
+    assert (verdict.status, verdict.reason) == ("failed", "metric: 0.75 is above its maximum 0.5 (the source has 0.75)")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -84,7 +84,10 @@ def _help_of(command: str) -> str:
 
 
 def test_tolerance_table_equals_the_code() -> None:
-    told = {row[0]: Tolerance(rel_l2=float(row[1]), cosine=float(row[2])) for row in rows("precision")}
+    told = {
+        row[0]: Tolerance(rel_l2=float(row[1]), cosine=float(row[2]), slice_rel_l2=float(row[3]))
+        for row in rows("precision")
+    }
     assert told == dict(PARITY)
 
 

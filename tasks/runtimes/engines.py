@@ -128,6 +128,9 @@ def time_engine(opening: TimeOpening) -> Generator[TimeReply, TimeTurn, None]:
             turn = yield reply
             if not 0 <= turn.point < len(points):
                 raise StepError(f"there is no point {turn.point}: {opening.feeds} holds {len(points)}")
+            if turn.streams is not None and not isinstance(session, GpuSession):
+                cure = "ask for figures of the GPU only where the opening says `on_gpu`"
+                raise StepError("this session is on no GPU", cure)
             reply = taken(reply, partial(_measured, session, points[turn.point], turn), session.memory)
 
 
@@ -155,10 +158,8 @@ def taken(reply: TimeReply, measure: Callable[[], Measured], memory: Callable[[]
 
 
 def _measured(session: Session, feeds: Tensors, turn: TimeTurn) -> Measured:
-    if turn.streams is None:
+    if turn.streams is None or not isinstance(session, GpuSession):
         return {"samples": session.time(feeds, turn.seconds), "gpu": None}
-    if not isinstance(session, GpuSession):
-        raise StepError("this session is on no GPU", "ask for figures of the GPU only where the opening says `on_gpu`")
     return {"samples": Samples(nanoseconds=()), "gpu": gpu_figures(session, feeds, turn.seconds, turn.streams)}
 
 

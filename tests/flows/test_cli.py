@@ -48,7 +48,7 @@ def test_run_prints_exactly_the_documented_fields(done: Project, call: Call) -> 
         assert set(step) == {"step", "key", "cached", "status", "seconds"}
     for engine in run["engines"]:
         assert set(engine) == {
-            *("id", "engine", "runtime", "precision", "status", "reason", "artifact", "size_bytes"),
+            *("id", "engine", "runtime", "precision", "status", "reason", "artifact", "size_bytes", "verified"),
             *("parity", "metric", "latency"),
         }
         assert set(engine["parity"]) == {"vs_source", "precision_cost", "runtime_cost"}

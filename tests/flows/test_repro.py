@@ -36,11 +36,11 @@ def same(project: Project, call: Call, name: str) -> set[str]:
 @pytest.mark.parametrize(
     ("step", "files"),
     [
-        ("export", {"model.onnx", "golden_outputs.safetensors"}),
+        ("export", {"model.onnx", "golden_outputs.safetensors", "range.json", "range_outputs.safetensors"}),
         ("fold", {"model.onnx"}),
         ("quantize", {"model.onnx"}),
         ("judge", {"outputs.safetensors"}),
-        ("build", {"model.engine", "card.json"}),
+        ("build", {"model.engine", "card.json", "range_outputs.safetensors"}),
         ("parity", {"outputs.safetensors", "inputs.json", "outputs.json"}),
     ],
 )
@@ -52,7 +52,13 @@ def test_what_an_onnx_source_gave_comes_out_again(once: Project, call: Call, ste
     ("step", "files"),
     [
         ("data", {"golden.safetensors", "evaluation.safetensors", "targets.safetensors"}),
-        ("export", {"model.onnx", "golden_outputs.safetensors", "evaluation_outputs.safetensors"}),
+        (
+            "export",
+            {
+                *("model.onnx", "golden_outputs.safetensors", "evaluation_outputs.safetensors"),
+                *("range.json", "range_outputs.safetensors"),
+            },
+        ),
     ],
 )
 def test_what_a_torch_source_gave_comes_out_again(torch_once: Project, call: Call, step: str, files: set[str]) -> None:

@@ -262,10 +262,10 @@ def test_unknown_operator_is_named(tmp_path: Path) -> None:
         build("onnxruntime", given, tmp_path / "engine")
 
 
-def test_outputs_that_overflow_fail_the_build(tmp_path: Path) -> None:
+def test_outputs_without_a_value_fail_the_build(tmp_path: Path) -> None:
     values = [helper.make_tensor_value_info(name, FLOAT, ["a"]) for name in "xy"]
-    model = graph([helper.make_node("Exp", ["x"], ["y"], name="exp")], values[:1], values[1:], {})
+    model = graph([helper.make_node("Log", ["x"], ["y"], name="log")], values[:1], values[1:], {})
     given = case(tmp_path, model, signature_of({"x": ("float32", ("a",))}, {}), [])
-    save_batches(given.golden, [{"x": np.array([1e4], np.float32)}])
-    with pytest.raises(StepError, match=r"gives NaN or Inf on golden in \['y'\]"):
+    save_batches(given.golden, [{"x": np.array([-1.0], np.float32)}])
+    with pytest.raises(StepError, match=r"gives NaN on golden in \['y'\]"):
         build("onnxruntime", given, tmp_path / "engine")
