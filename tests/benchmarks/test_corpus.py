@@ -25,7 +25,7 @@ LIMITED = {
     "test_sequence_model8": "an input without elements",
     "test_training_dropout_default": "random or in training mode",
     "test_constant": "no inputs",
-    "test_cast_FLOAT_to_BFLOAT16": "narrow types",
+    "test_cast_FLOAT_to_FLOAT8E4M3FN": "narrow types",
     "test_sequence_insert_at_back": "sequences, optionals and maps",
 }
 CANNOT = "test_AvgPool2d"
